@@ -1,13 +1,10 @@
-// Package image makes images: file trees, deterministic layers, and OCI images
-// from them.
+// Package filetree is a file tree as data: every path with its complete header,
+// where its bytes are and why it is there.
 //
-// A Tree is data: every path with its complete header and where its bytes are.
-// A layer is a list of entries, written the same way on every machine, so its
-// digest depends on nothing but the entries and the assembler's version. The
-// package decides how bytes are laid out; it does not decide which files
-// belong in an image (package build does), and it never walks a file system to
-// find out what changed.
-package image
+// Sources produce trees, package build composes them, package image writes them
+// as layers and package sandbox puts them on disk. The package neither reads
+// nor walks a file system, and it does not decide which files belong anywhere.
+package filetree
 
 import (
 	"archive/tar"
