@@ -71,19 +71,42 @@ func (e *Entry) IsReg() bool  { return e.Type == tar.TypeReg }
 func (e *Entry) IsDir() bool  { return e.Type == tar.TypeDir }
 func (e *Entry) IsLink() bool { return e.Type == tar.TypeSymlink }
 
-// Open returns the bytes of a regular file. The caller closes the result.
-func (e *Entry) Open() (io.ReadCloser, error) {
+// Open returns the bytes of a regular file, for reading in order or in place.
+// The caller closes the result.
+func (e *Entry) Open() (*Bytes, error) {
 	if e.Content.File == "" {
-		return io.NopCloser(bytes.NewReader(e.Content.Data)), nil
+		r := bytes.NewReader(e.Content.Data)
+		return &Bytes{Reader: r, at: r, size: int64(len(e.Content.Data))}, nil
 	}
 	f, err := os.Open(e.Content.File)
 	if err != nil {
 		return nil, fmt.Errorf("bytes of %s: %w", e.Path, err)
 	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{io.NewSectionReader(f, e.Content.Offset, e.Size), f}, nil
+	r := io.NewSectionReader(f, e.Content.Offset, e.Size)
+	return &Bytes{Reader: r, at: r, size: e.Size, file: f}, nil
+}
+
+// Bytes are the opened bytes of an entry. Read goes on where it stopped; ReadAt
+// reads in place and may be used by several goroutines.
+type Bytes struct {
+	io.Reader
+	at   io.ReaderAt
+	size int64
+	file *os.File
+}
+
+// ReadAt implements io.ReaderAt within the entry's bytes.
+func (b *Bytes) ReadAt(p []byte, off int64) (int, error) { return b.at.ReadAt(p, off) }
+
+// Size is the number of bytes.
+func (b *Bytes) Size() int64 { return b.size }
+
+// Close releases the file, if there is one.
+func (b *Bytes) Close() error {
+	if b.file == nil {
+		return nil
+	}
+	return b.file.Close()
 }
 
 // Clean turns a tar member name into an Entry path. It refuses names that are
