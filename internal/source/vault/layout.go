@@ -73,11 +73,15 @@ func (v *Vault) ExportBundle(ctx context.Context, dir string, b Bundle) error {
 	if err := durable.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("vault export: %w", err)
 	}
-	unlock, err := durable.Lock(ctx, filepath.Join(dir, ".lock"), nil)
+	// The folder itself is the lock: a lock file would be a stranger in it.
+	folder, err := os.Open(dir)
 	if err != nil {
 		return fmt.Errorf("vault export: %w", err)
 	}
-	defer unlock()
+	defer folder.Close()
+	if err := durable.Flock(ctx, folder, true, nil); err != nil {
+		return fmt.Errorf("vault export: wait for another export to %s: %w", dir, err)
+	}
 	index, err := openLayout(dir)
 	if err != nil {
 		return fmt.Errorf("vault export: %w", err)

@@ -48,6 +48,13 @@ func (v *Vault) Resume(ctx context.Context, d oci.Digest, size int64) (*Partial,
 			return nil, ErrPresent
 		}
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if errors.Is(err, fs.ErrPermission) && os.Chmod(path, 0o600) == nil {
+			// Stopped between the last two steps of Commit.
+			f, err = os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+		}
 		if err != nil {
 			return nil, fmt.Errorf("vault: resume %s: %w", d, err)
 		}
