@@ -48,8 +48,8 @@ type Index struct {
 type Closure struct {
 	Set      string        `json:"set"` // "development", "tools" or "production"
 	Platform oci.Platform  `json:"platform"`
-	Packages []string      `json:"packages"`          // Package.ID values, sorted
-	Omitted  []OmittedItem `json:"omitted,omitempty"` // production only, sorted
+	Packages []string      `json:"packages" lock:"lines"` // Package.ID values, sorted
+	Omitted  []OmittedItem `json:"omitted,omitempty"`     // production only, sorted
 }
 
 // OmittedItem is a package that the closure would hold by its dependencies but
