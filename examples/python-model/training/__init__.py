@@ -1,0 +1,1 @@
+"""Makes the model. Nothing of this package is in the production image."""
