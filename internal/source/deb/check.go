@@ -221,7 +221,7 @@ func (c *checker) met(p *Package, g Group) bool {
 				continue
 			}
 			reason, ok := c.req.Exclude[o.Name]
-			if !ok && c.req.Omit != nil {
+			if !ok && c.req.Omit != nil && r.Op != "=" {
 				reason, ok = c.req.Omit(o.Name)
 			}
 			if ok && reason == o.Reason {

@@ -24,8 +24,13 @@ type Request struct {
 	Exclude map[string]string
 
 	// Omit says whether a package is left out when only dependencies ask for
-	// it, and why; nil omits nothing. A package in Packages is never omitted.
-	// MaintenanceOnly is the built-in table for the production zone.
+	// it, and why; nil omits nothing. A package in Packages is never omitted,
+	// nor is one that another needs in exactly one version ("="), which makes it
+	// a part of the same software. MaintenanceOnly is the built-in table for the
+	// production zone.
+	//
+	// An omission stands for the dependency: no other alternative is drawn in
+	// instead, and what the omitted package depends on is not followed.
 	Omit func(name string) (reason string, ok bool)
 }
 
@@ -340,15 +345,21 @@ func (s *solver) candidate(name string) *Package {
 
 func (s *solver) allowed(p *Package) bool { return s.candidate(p.Name) == p || s.unlocked[p] }
 
-// omission says whether dependencies on name are left out.
-func (s *solver) omission(name string) (string, bool) {
+// omission says whether a relation's dependency on name (its own, or a
+// provider's) is left out.
+//
+// Omit does not apply to a relation to exactly one version: that is how one
+// piece of software is cut into packages (perl needs perl-base (= its own
+// version)), and when one part is there the others serve it and not
+// installation. Exclude always applies: the user knows.
+func (s *solver) omission(name string, r Relation) (string, bool) {
 	if s.pinned[name] != nil {
 		return "", false
 	}
 	if reason, ok := s.req.Exclude[name]; ok {
 		return reason, true
 	}
-	if s.req.Omit != nil {
+	if s.req.Omit != nil && r.Op != "=" {
 		return s.req.Omit(name)
 	}
 	return "", false
@@ -511,9 +522,9 @@ func (s *solver) parse(p *Package, field, value string) []Group {
 func (s *solver) choices(g Group) []choice {
 	var out []choice
 	have := map[int]bool{}
-	take := func(ps []*Package) {
+	take := func(r Relation, ps []*Package) {
 		for _, p := range ps {
-			if reason, ok := s.omission(p.Name); ok {
+			if reason, ok := s.omission(p.Name, r); ok {
 				out = append(out, choice{-1, p.Name, reason})
 				continue
 			}
@@ -523,11 +534,15 @@ func (s *solver) choices(g Group) []choice {
 			}
 		}
 	}
-	var lower []*Package
+	type below struct {
+		r Relation
+		p *Package
+	}
+	var lower []below
 	for _, r := range g {
 		// The name itself may be omitted without being a package: a virtual one,
 		// or one that this archive no longer has.
-		if reason, ok := s.omission(r.Name); ok {
+		if reason, ok := s.omission(r.Name, r); ok {
 			out = append(out, choice{-1, r.Name, reason})
 		}
 		meet := s.meeting(r)
@@ -536,21 +551,25 @@ func (s *solver) choices(g Group) []choice {
 			if s.candidate(p.Name) == p {
 				best = append(best, p)
 			} else {
-				lower = append(lower, p)
+				lower = append(lower, below{r, p})
 			}
 		}
 		s.prefer(best, r.Name)
-		take(best)
+		take(r, best)
 	}
 	if len(out) == 0 {
-		for _, p := range lower {
-			if !s.unlocked[p] {
-				s.unlocked[p] = true
+		for _, l := range lower {
+			if !s.unlocked[l.p] {
+				s.unlocked[l.p] = true
 				s.restart = true
 			}
 		}
 	}
-	take(slices.DeleteFunc(lower, func(p *Package) bool { return !s.unlocked[p] }))
+	for _, l := range lower {
+		if s.unlocked[l.p] {
+			take(l.r, []*Package{l.p})
+		}
+	}
 	return out
 }
 
