@@ -132,18 +132,19 @@ func (t *barTask) Done(err error) {
 // bar is the task's line: name, bar, state, no longer than width columns.
 func (t *barTask) bar(width int, now time.Time) string {
 	tail := state(t.done, t.total, now.Sub(t.began))
-	const barWidth = 24
+	const barWidth, tailWidth = 20, 30
+	// Columns depend on the terminal only, so that bars stand below each other.
+	column := min(40, width-tailWidth-barWidth-4)
+	if column < 16 {
+		return fit(t.name+" "+tail, width)
+	}
 	middle := " "
-	if t.total > 0 && width >= 60 {
+	if t.total > 0 {
 		full := int(percent(t.done, t.total) * barWidth / 100)
 		middle = " [" + strings.Repeat("#", full) + strings.Repeat("-", barWidth-full) + "] "
 	}
-	room := width - utf8.RuneCountInString(tail) - len(middle)
-	if room < 8 {
-		return fit(t.name+" "+tail, width)
-	}
-	name := fit(t.name, min(room, 40))
-	return name + strings.Repeat(" ", max(0, min(room, 40)-utf8.RuneCountInString(name))) + middle + tail
+	name := fit(t.name, column)
+	return fit(name+strings.Repeat(" ", column-utf8.RuneCountInString(name))+middle+tail, width)
 }
 
 // fit cuts s to at most width characters. Wide characters may still wrap; names
