@@ -9,6 +9,7 @@ package fetch
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -145,7 +146,7 @@ func (e *StatusError) Error() string {
 }
 
 // IsNotFound tells whether a server said that it does not have the resource
-// (404 or 410), rather than failing.
+// (404 or 410), rather than failing. It is meant for errors of Get and GetFirst.
 func IsNotFound(err error) bool {
 	var s *StatusError
 	return errors.As(err, &s) && (s.Code == http.StatusNotFound || s.Code == http.StatusGone)
@@ -378,7 +379,7 @@ func (f *Fetcher) fetchOne(ctx context.Context, it Item, task progress.Task) err
 			return joined(append(errs[:i:i], errs[i+1:]...), wrong)
 		}
 	}
-	return joined(nil, fmt.Errorf("%s: %w", it.name(), joined(errs[:len(errs)-1], errs[len(errs)-1])))
+	return fmt.Errorf("%s: %w", it.name(), joined(errs[:len(errs)-1], errs[len(errs)-1]))
 }
 
 // joined is errors.Join on one line.
@@ -582,14 +583,11 @@ func (f *Fetcher) do(ctx context.Context, u string, header http.Header) (*http.R
 	idle.timer = time.AfterFunc(f.cfg.IdleTimeout, func() { cancel(errIdle(f.cfg.IdleTimeout)) })
 	fail := func(err error) (*http.Response, error) {
 		idle.timer.Stop()
-		if c := context.Cause(ctx); c != nil {
-			err = c
-		}
 		cancel(nil)
 		return nil, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
-	if err != nil {
+	if err != nil || req.URL.Host == "" || (req.URL.Scheme != "http" && req.URL.Scheme != "https") {
 		return fail(permanent(fmt.Errorf("%s: not a URL that can be fetched", site.Redact(u))))
 	}
 	for k, v := range header {
@@ -600,11 +598,16 @@ func (f *Fetcher) do(ctx context.Context, u string, header http.Header) (*http.R
 	req.Header.Set("User-Agent", "twinhull")
 	resp, err := f.client.Do(req)
 	if err != nil {
-		var idle errIdle
-		if errors.As(context.Cause(ctx), &idle) {
-			return fail(fmt.Errorf("%s: %w", site.Redact(u), idle))
+		var certificate *tls.CertificateVerificationError
+		switch {
+		case context.Cause(ctx) != nil: // the idle timeout or the caller
+			err = context.Cause(ctx)
+		case errors.As(err, &certificate):
+			err = permanent(fmt.Errorf("%w; further certificate authorities belong under ca in twinhull's config file or in NODE_EXTRA_CA_CERTS", cause(err)))
+		default:
+			err = cause(err)
 		}
-		return fail(fmt.Errorf("%s: %w", site.Redact(u), cause(err)))
+		return fail(fmt.Errorf("%s: %w", site.Redact(u), err))
 	}
 	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent && header.Get("Range") != "" {
 		idle.body, idle.ctx = resp.Body, ctx
@@ -714,8 +717,8 @@ func (f *Fetcher) getOnce(ctx context.Context, u string, limit int64) ([]byte, e
 }
 
 // GetFirst is Get over mirrors of one resource: the first that gives it wins,
-// and its URL is returned too. The error is that of every mirror; it matches
-// IsNotFound only when all of them said so.
+// and its URL is returned too. The error matches IsNotFound only when all of
+// them said so; else it is that of the first that failed otherwise.
 func (f *Fetcher) GetFirst(ctx context.Context, urls []string, limit int64) ([]byte, string, error) {
 	var errs []error
 	for _, u := range urls {
@@ -733,7 +736,7 @@ func (f *Fetcher) GetFirst(ctx context.Context, urls []string, limit int64) ([]b
 	}
 	for _, err := range errs {
 		if !IsNotFound(err) {
-			return nil, "", joined(nil, err)
+			return nil, "", err
 		}
 	}
 	return nil, "", errs[0]
@@ -752,21 +755,4 @@ func (f *Fetcher) Blob(ctx context.Context, d oci.Digest, size int64, urls []str
 		limit = maxBlob
 	}
 	return f.cfg.Vault.ReadFile(d, limit)
-}
-
-// Authorize wraps a RoundTripper so that add may put credentials on each
-// request, redirected ones included, by looking at its own URL.
-func Authorize(next http.RoundTripper, add func(*http.Request)) http.RoundTripper {
-	return authorizer{next, add}
-}
-
-type authorizer struct {
-	next http.RoundTripper
-	add  func(*http.Request)
-}
-
-func (a authorizer) RoundTrip(req *http.Request) (*http.Response, error) {
-	req = req.Clone(req.Context()) // a RoundTripper must not change its request
-	a.add(req)
-	return a.next.RoundTrip(req)
 }
