@@ -1,0 +1,550 @@
+package build
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"runtime"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"twinhull.dev/twinhull/internal/filetree"
+	"twinhull.dev/twinhull/internal/image"
+	"twinhull.dev/twinhull/internal/oci"
+	"twinhull.dev/twinhull/internal/project"
+)
+
+// OriginsType is the artifact type of the document that explains an image's
+// files; it is stored as a referrer of the image (image-spec manifest.md,
+// subject), never inside it.
+const OriginsType = "application/vnd.twinhull.origins.v1+json"
+
+// Origins says of every path of an image why it is there.
+type Origins struct {
+	Version  int          `json:"version"` // 1
+	Image    oci.Digest   `json:"image"`   // of the manifest
+	Name     string       `json:"name"`
+	Zone     oci.Zone     `json:"zone"`
+	Platform oci.Platform `json:"platform"`
+	AsOf     time.Time    `json:"asOf"`
+	Project  oci.Digest   `json:"project"` // Lock.Project
+	Lock     oci.Digest   `json:"lock"`    // of the lock's bytes, which the vault keeps
+
+	Packages []project.Package     `json:"packages"`
+	Omitted  []project.OmittedItem `json:"omitted,omitempty"`
+	Steps    []StepRecord          `json:"steps,omitempty"`
+	LeftOut  []LeftOut             `json:"leftOut,omitempty"`
+	Notes    []string              `json:"notes,omitempty"`
+	Paths    []PathOrigin          `json:"paths"` // in byte order
+}
+
+// PathOrigin is one path of an image.
+type PathOrigin struct {
+	Path   string          `json:"path"`
+	Type   string          `json:"type"` // file, folder, symlink, hardlink
+	Mode   string          `json:"mode"` // octal
+	UID    int             `json:"uid,omitempty"`
+	GID    int             `json:"gid,omitempty"`
+	Size   int64           `json:"size,omitempty"`
+	Link   string          `json:"link,omitempty"`
+	SHA256 oci.Digest      `json:"sha256,omitempty"`
+	Origin filetree.Origin `json:"origin"`
+}
+
+var typeNames = map[byte]string{tar.TypeReg: "file", tar.TypeDir: "folder", tar.TypeSymlink: "symlink", tar.TypeLink: "hardlink"}
+
+// imageDescription is what an image's key is made of. It is known without
+// opening a package.
+type imageDescription struct {
+	Assembler int
+	Name      string
+	Zone      oci.Zone
+	Platform  oci.Platform
+	Spec      project.Spec
+	Packages  []oci.Digest
+	Shared    []oci.Digest // development: the production packages whose layers it may share
+	Root      Key          // development
+	Tools     []oci.Digest
+	Modules   []project.NPMPackage
+	Steps     []oci.Digest
+	Files     []InputFile
+	Codec     image.Codec
+	AsOf      int64
+	LayerPlan int
+}
+
+// layerPlanVersion is raised when image.Plan divides trees otherwise.
+const layerPlanVersion = 1
+
+// host is the platform that steps run on: this machine's.
+func (b *Builder) host() oci.Platform {
+	return oci.Platform{OS: "linux", Architecture: runtime.GOARCH}
+}
+
+func (b *Builder) description(zone oci.Zone, s *project.Spec, plat oci.Platform, pkgs []project.Package, steps []StepRecord) (imageDescription, error) {
+	d := imageDescription{Assembler: b.lock.Assembler, Name: b.file.Name, Zone: zone, Platform: plat, Spec: *s, Codec: b.Codec, AsOf: b.mtime(), LayerPlan: layerPlanVersion}
+	for _, p := range pkgs {
+		d.Packages = append(d.Packages, p.SHA256)
+	}
+	used := map[oci.Digest]bool{}
+	for _, name := range sortedKeys(s.Artifacts) {
+		rec, _, err := findArtifact(steps, name, plat)
+		if err != nil {
+			return d, fmt.Errorf("%s.artifacts.%s: %w", zone, name, err)
+		}
+		if !used[rec.Digest] {
+			used[rec.Digest] = true
+			d.Steps = append(d.Steps, rec.Digest)
+		}
+	}
+	for _, from := range sortedKeys(s.Files) {
+		in, err := b.source.tree(from)
+		if err != nil {
+			return d, fmt.Errorf("%s.files: %w", zone, err)
+		}
+		d.Files = append(d.Files, in...)
+	}
+	if n := s.Dependencies.NPM; n != nil {
+		tree, err := b.npmTree(n)
+		if err != nil {
+			return d, err
+		}
+		d.Modules = tree.Packages
+	}
+	return d, nil
+}
+
+// finish writes an image of a complete tree, and the document that explains
+// it, into the store.
+func (b *Builder) finish(ctx context.Context, key Key, zone oci.Zone, s *project.Spec, plat oci.Platform, c *composed, layers []image.LayerSpec, closure *project.Closure, pkgs []project.Package, steps []StepRecord) (ImageReport, error) {
+	labels := map[string]string{oci.ZoneKey: string(zone)}
+	for k, v := range s.Labels {
+		labels[k] = v
+	}
+	if len(s.Writable) > 0 {
+		labels["dev.twinhull.writable"] = strings.Join(s.Writable, ",")
+	}
+	if s.Health != "" {
+		labels["dev.twinhull.health"] = s.Health
+	}
+	if s.Ready != "" {
+		labels["dev.twinhull.ready"] = s.Ready
+	}
+	ports := append([]int{}, s.Ports...)
+	if s.Debugger != 0 {
+		ports = append(ports, s.Debugger)
+	}
+	cfg := image.Config{
+		Env: b.imageEnvironment(zone, s), User: userOf(s), WorkingDir: s.Workdir,
+		Entrypoint: s.Entrypoint, Cmd: s.Command, ExposedPorts: ports, Labels: labels, StopSignal: "SIGTERM",
+	}
+	if zone == oci.Development && len(cfg.Entrypoint) == 0 && len(cfg.Cmd) == 0 {
+		if cfg.Cmd = s.Reload; len(cfg.Cmd) == 0 {
+			cfg.Cmd = []string{"/bin/bash"}
+		}
+	}
+	store, err := oci.CreateLayout(b.StoreDir())
+	if err != nil {
+		return ImageReport{}, err
+	}
+	layerCache, err := image.OpenCache(b.cache.path("layers"))
+	if err != nil {
+		return ImageReport{}, err
+	}
+	ib := &image.Builder{Cache: layerCache, Store: store, Report: b.progress}
+	res, err := ib.Build(ctx, image.Spec{
+		Platform: plat, Zone: zone, Title: b.file.Name, Layers: layers, Config: cfg, Created: b.lock.AsOf,
+	})
+	if err != nil {
+		return ImageReport{}, err
+	}
+	rep := ImageReport{Zone: zone, Platform: plat, Manifest: res.Manifest, Packages: len(pkgs), LeftOut: c.leftOut, Notes: c.notes}
+	if closure != nil {
+		rep.Omissions = closure.Omitted
+	}
+	o := Origins{Version: 1, Image: res.Manifest.Digest, Name: b.file.Name, Zone: zone, Platform: plat, AsOf: b.lock.AsOf,
+		Project: b.lock.Project, Packages: pkgs, Omitted: rep.Omissions, Steps: steps, LeftOut: c.leftOut, Notes: c.notes}
+	if o.Lock, err = b.vault.PutBytes(b.lock.Encode()); err != nil {
+		return rep, err
+	}
+	for _, e := range c.tree.Sorted() {
+		rep.Files++
+		rep.Unpacked += e.Size
+		o.Paths = append(o.Paths, PathOrigin{Path: e.Path, Type: typeNames[e.Type], Mode: strconv.FormatInt(e.Mode, 8), UID: e.UID, GID: e.GID,
+			Size: e.Size, Link: e.Link, SHA256: e.Digest, Origin: e.Origin})
+	}
+	if rep.Origins, err = putReferrer(ctx, store, res.Manifest, OriginsType, mustLine(o)); err != nil {
+		return rep, err
+	}
+	return rep, b.cache.keep("images", key, rep)
+}
+
+func mustLine(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("build: " + err.Error()) // plain data
+	}
+	return append(b, '\n')
+}
+
+// ReferrersTag is the tag under which a layout keeps the index of what refers
+// to a digest: the tag schema of the distribution specification, which readers
+// without a referrers API use.
+func ReferrersTag(d oci.Digest) string { return d.Algorithm().String() + "-" + d.Encoded() }
+
+// putReferrer stores a document as a referrer of an image. An older one of the
+// same type is replaced.
+func putReferrer(ctx context.Context, store *oci.Layout, subject oci.Descriptor, artifactType string, doc []byte) (oci.Digest, error) {
+	blob, err := store.PutBytes(artifactType, doc)
+	if err != nil {
+		return "", err
+	}
+	empty, err := store.PutBytes(ocispec.MediaTypeEmptyJSON, []byte("{}"))
+	if err != nil {
+		return "", err
+	}
+	subject = oci.Descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size}
+	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: artifactType,
+		Config: empty, Layers: []oci.Descriptor{blob}, Subject: &subject}
+	desc, err := store.PutBytes(ocispec.MediaTypeImageManifest, mustLine(m))
+	if err != nil {
+		return "", err
+	}
+	desc.ArtifactType = artifactType
+	tag := ReferrersTag(subject.Digest)
+	idx := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []oci.Descriptor{desc}}
+	if old, err := store.Tag(tag); err == nil {
+		b, err := store.ReadBlob(old)
+		if err != nil {
+			return "", err
+		}
+		was, err := oci.ParseIndex(b)
+		if err != nil {
+			return "", err
+		}
+		for _, d := range was.Manifests {
+			if d.ArtifactType != artifactType {
+				idx.Manifests = append(idx.Manifests, d)
+			}
+		}
+		sort.Slice(idx.Manifests, func(i, j int) bool { return idx.Manifests[i].Digest < idx.Manifests[j].Digest })
+	}
+	d, err := store.PutBytes(ocispec.MediaTypeImageIndex, mustLine(idx))
+	if err != nil {
+		return "", err
+	}
+	return blob.Digest, store.SetTag(tag, d)
+}
+
+func userOf(s *project.Spec) string {
+	if s.User.ID == 0 && s.User.GID == 0 {
+		return "0:0"
+	}
+	return fmt.Sprintf("%d:%d", s.User.ID, s.User.GID)
+}
+
+// imageEnvironment is a zone's environment with the search path that its tree
+// needs; the project file may set it otherwise.
+func (b *Builder) imageEnvironment(zone oci.Zone, s *project.Spec) map[string]string {
+	env := map[string]string{"PATH": "/usr/local/bin:/usr/bin:/bin"}
+	if zone == oci.Development {
+		env["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+		env["LANG"] = "C.UTF-8"
+		for _, t := range b.lock.Tools {
+			if t.Name == "go" {
+				env["PATH"] = "/usr/local/go/bin:" + env["PATH"]
+				env["GOTOOLCHAIN"] = "local"
+			}
+		}
+		if n := s.Dependencies.NPM; n != nil {
+			env["PATH"] += ":" + path.Join(n.Into, "node_modules/.bin")
+		}
+	}
+	for k, v := range s.Environment {
+		env[k] = v
+	}
+	return env
+}
+
+// known looks an image up by its key.
+func (b *Builder) known(key Key) (ImageReport, bool) {
+	var rep ImageReport
+	if !b.cache.record("images", key, &rep) {
+		return rep, false
+	}
+	store, err := oci.OpenLayout(b.StoreDir())
+	if err != nil {
+		return rep, false
+	}
+	whole := true
+	check := func(d oci.Descriptor) error {
+		if n, err := store.Stat(d.Digest); err != nil || n != d.Size {
+			whole = false
+			return errors.New("missing")
+		}
+		return nil
+	}
+	if check(rep.Manifest) != nil || store.Walk(rep.Manifest, check) != nil || !whole {
+		return rep, false
+	}
+	if _, err := store.Stat(rep.Origins); err != nil {
+		return rep, false
+	}
+	if _, err := store.Tag(ReferrersTag(rep.Manifest.Digest)); err != nil {
+		return rep, false
+	}
+	rep.Cached = true
+	return rep, true
+}
+
+// sourceOf names the source package of a package's origin, by which layers are
+// grouped.
+func (b *Builder) sourceOf() func(filetree.Origin) string {
+	src := map[string]string{}
+	for _, p := range b.lock.Packages {
+		src[p.Name] = p.Source
+	}
+	return func(o filetree.Origin) string {
+		if s := src[o.Name]; s != "" && o.Kind == filetree.FromPackage {
+			return s
+		}
+		return o.Name
+	}
+}
+
+// imageKey names the image of a zone and platform without making it.
+func (b *Builder) imageKey(zone oci.Zone, plat oci.Platform, steps []StepRecord, w *work) (Key, error) {
+	prod, _, err := b.closure("production", plat)
+	if zone == oci.Production {
+		if err != nil {
+			return "", err
+		}
+		return b.productionKey(plat, prod, steps, w.tools)
+	}
+	return b.developmentKey(w.development, prod, steps)
+}
+
+func (b *Builder) productionKey(plat oci.Platform, pkgs []project.Package, steps []StepRecord, tools *root) (Key, error) {
+	s := &b.file.Production
+	d, err := b.description(oci.Production, s, plat, pkgs, steps)
+	if err != nil {
+		return "", err
+	}
+	if n := s.Dependencies.NPM; n != nil {
+		for _, m := range d.Modules {
+			if m.Scripts && (n.Development || !m.Dev) {
+				d.Root = tools.key // install scripts run over it
+			}
+		}
+	}
+	return keyOf("production", productionVersion, d), nil
+}
+
+func (b *Builder) developmentKey(r *root, shared []project.Package, steps []StepRecord) (Key, error) {
+	d, err := b.description(oci.Development, &b.file.Development, r.plat, r.pkgs, steps)
+	if err != nil {
+		return "", err
+	}
+	d.Root = r.key
+	for _, p := range shared {
+		d.Shared = append(d.Shared, p.SHA256)
+	}
+	return keyOf("development", developmentVersion, d), nil
+}
+
+// buildProduction makes or finds the production image of a platform.
+func (b *Builder) buildProduction(ctx context.Context, plat oci.Platform, steps []StepRecord, tools *root) (ImageReport, error) {
+	s := &b.file.Production
+	pkgs, closure, err := b.closure("production", plat)
+	if err != nil {
+		return ImageReport{}, err
+	}
+	key, err := b.productionKey(plat, pkgs, steps, tools)
+	if err != nil {
+		return ImageReport{}, err
+	}
+	if rep, ok := b.known(key); ok {
+		return rep, nil
+	}
+	up, err := b.open(ctx, pkgs)
+	if err != nil {
+		return ImageReport{}, err
+	}
+	var modules []*filetree.Entry
+	if n := s.Dependencies.NPM; n != nil {
+		if modules, err = b.npmEntries(ctx, n, plat, tools); err != nil {
+			return ImageReport{}, err
+		}
+		if modules, err = relocate(modules, n.Into); err != nil {
+			return ImageReport{}, err
+		}
+	}
+	c, err := b.compose(ctx, plat, up, modules, steps)
+	if err != nil {
+		return ImageReport{}, err
+	}
+	layers, err := image.PlanProduction(c.tree.Sorted(), image.PlanOptions{Source: b.sourceOf(), Codec: b.Codec})
+	if err != nil {
+		return ImageReport{}, err
+	}
+	all := append(append([]StepRecord{}, steps...), b.extra...)
+	return b.finish(ctx, key, oci.Production, s, plat, c, layers, closure, pkgs, all)
+}
+
+// relocate moves entries below a folder of the image.
+func relocate(entries []*filetree.Entry, into string) ([]*filetree.Entry, error) {
+	to := usrMerged(strings.TrimPrefix(into, "/"))
+	out := make([]*filetree.Entry, len(entries))
+	for i, e := range entries {
+		c := *e
+		c.Path = path.Join(to, e.Path)
+		if c.Type == tar.TypeLink {
+			c.Link = path.Join(to, e.Link)
+		}
+		out[i] = &c
+	}
+	return out, nil
+}
+
+// developmentVersion is part of every development image's key.
+const developmentVersion = 1
+
+// buildDevelopment makes or finds the development image for this machine's
+// platform: its packages are configured by running their own scripts, which
+// needs the platform itself.
+func (b *Builder) buildDevelopment(ctx context.Context, r *root, steps []StepRecord) (ImageReport, error) {
+	s := &b.file.Development
+	prodPkgs, _, err := b.closure("production", r.plat)
+	if err != nil {
+		prodPkgs = nil // this machine's platform is not one of production's: nothing to share
+	}
+	key, err := b.developmentKey(r, prodPkgs, steps)
+	if err != nil {
+		return ImageReport{}, err
+	}
+	if rep, ok := b.known(key); ok {
+		return rep, nil
+	}
+	if err := b.realise(ctx, r); err != nil {
+		return ImageReport{}, err
+	}
+	if err := b.layOut(ctx, r); err != nil {
+		return ImageReport{}, err
+	}
+	c := &composed{tree: r.tree()}
+	place := func(entries []*filetree.Entry) {
+		for _, e := range entries {
+			if old := c.tree.Get(e.Path); old == nil || !(old.IsDir() && e.IsDir()) {
+				c.tree.Set(e)
+			}
+		}
+	}
+	if n := s.Dependencies.NPM; n != nil {
+		modules, err := b.npmEntries(ctx, n, r.plat, r)
+		if err != nil {
+			return ImageReport{}, err
+		}
+		if modules, err = relocate(modules, n.Into); err != nil {
+			return ImageReport{}, err
+		}
+		place(modules)
+	}
+	for _, name := range sortedKeys(s.Artifacts) {
+		rec, output, err := findArtifact(steps, name, r.plat)
+		if err != nil {
+			return ImageReport{}, err
+		}
+		place(b.artifactEntries(rec, output, s.Artifacts[name]))
+	}
+	files, err := b.projectFiles(s.Files)
+	if err != nil {
+		return ImageReport{}, err
+	}
+	place(files)
+	g := generator{c.tree, b.mtime()}
+	if w := strings.TrimPrefix(s.Workdir, "/"); w != "" && c.tree.Get(w) == nil {
+		g.dir(w, 0o755, s.User.ID, s.User.GID, "workdir", "the working directory")
+	}
+	if err := b.developmentUser(c.tree); err != nil {
+		return ImageReport{}, err
+	}
+	if err := addParents(c.tree, b.mtime()); err != nil {
+		return ImageReport{}, err
+	}
+	if err := b.explainAll(c.tree); err != nil {
+		return ImageReport{}, err
+	}
+	var shared []image.LayerSpec
+	if len(prodPkgs) > 0 {
+		up, err := b.open(ctx, prodPkgs)
+		if err != nil {
+			return ImageReport{}, err
+		}
+		pc, err := b.packageTree(up)
+		if err != nil {
+			return ImageReport{}, err
+		}
+		if shared, err = image.PlanProduction(pc.tree.Sorted(), image.PlanOptions{Source: b.sourceOf(), Codec: b.Codec}); err != nil {
+			return ImageReport{}, err
+		}
+	}
+	layers, err := image.PlanDevelopment(c.tree.Sorted(), shared, image.PlanOptions{Source: b.sourceOf(), Codec: b.Codec})
+	if err != nil {
+		return ImageReport{}, err
+	}
+	return b.finish(ctx, key, oci.Development, s, r.plat, c, layers, nil, r.pkgs, steps)
+}
+
+// developmentUser adds the project's user to the accounts of the tree.
+func (b *Builder) developmentUser(t *filetree.Tree) error {
+	u := b.file.Development.User
+	if u.ID == 0 {
+		return nil
+	}
+	add := func(p, line, prefix string) error {
+		e := t.Get(p)
+		if e == nil {
+			return nil
+		}
+		data, err := readEntry(e)
+		if err != nil {
+			return err
+		}
+		for l := range strings.Lines(string(data)) {
+			f := strings.Split(l, ":")
+			if len(f) > 2 && (f[2] == prefix) {
+				return nil // the id has a name already
+			}
+		}
+		data = append(data, line...)
+		c := *e
+		c.Content, c.Size, c.Digest = filetree.Content{Data: data}, int64(len(data)), digest.FromBytes(data)
+		c.Origin = generatedOrigin("users", "development.user")
+		t.Set(&c)
+		return nil
+	}
+	home := "/home/" + u.Name
+	if err := add("etc/passwd", fmt.Sprintf("%s:x:%d:%d::%s:/bin/bash\n", u.Name, u.ID, u.GID, home), strconv.Itoa(u.ID)); err != nil {
+		return err
+	}
+	group := u.Group
+	if group == "" {
+		group = u.Name
+	}
+	if err := add("etc/group", fmt.Sprintf("%s:x:%d:\n", group, u.GID), strconv.Itoa(u.GID)); err != nil {
+		return err
+	}
+	if t.Get(home[1:]) == nil {
+		generator{t, b.mtime()}.dir(home[1:], 0o755, u.ID, u.GID, "users", "home of development.user")
+	}
+	return nil
+}

@@ -1,0 +1,253 @@
+package build
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"twinhull.dev/twinhull/internal/durable"
+	"twinhull.dev/twinhull/internal/oci"
+	"twinhull.dev/twinhull/internal/project"
+)
+
+// InputFile is one file of the project that an action reads.
+type InputFile struct {
+	Path   string     `json:"path"`           // project path
+	Exec   bool       `json:"exec,omitempty"` // the only mode bit that a checkout keeps on every machine
+	Link   string     `json:"link,omitempty"` // target, for symbolic links
+	Size   int64      `json:"size"`
+	SHA256 oci.Digest `json:"sha256,omitempty"`
+}
+
+// source reads the files of a project, each once, and remembers their hashes
+// between runs by size, times and inode as git does. It sees neither what git
+// keeps for itself nor what Twinhull makes.
+type source struct {
+	dir   string
+	memo  map[string]memoEntry
+	fresh map[string]memoEntry
+	now   time.Time
+	files []string // all project paths, sorted; nil before the first walk
+	links map[string]string
+}
+
+type memoEntry struct {
+	Size, MTime, CTime int64
+	Inode              uint64
+	Exec               bool
+	SHA256             string
+}
+
+func memoPath(dir string) string { return filepath.Join(dir, stateDir, "hashes.json") }
+
+// stateDir is the project's folder for what Twinhull makes.
+const stateDir = ".twinhull"
+
+func openSource(dir string, now time.Time) *source {
+	s := &source{dir: dir, memo: map[string]memoEntry{}, fresh: map[string]memoEntry{}, links: map[string]string{}, now: now}
+	if b, err := os.ReadFile(memoPath(dir)); err == nil {
+		_ = json.Unmarshal(b, &s.memo) // a damaged memory only costs hashing again
+	}
+	return s
+}
+
+// save keeps the hashes. An entry whose file changed within the last two
+// seconds is left out: another change in the same tick would go unseen.
+func (s *source) save() error {
+	for p, e := range s.fresh {
+		if s.now.UnixNano()-max(e.MTime, e.CTime) < 2*int64(time.Second) {
+			delete(s.fresh, p)
+		}
+	}
+	b, err := json.Marshal(s.fresh)
+	if err != nil {
+		return err
+	}
+	if old, err := os.ReadFile(memoPath(s.dir)); err == nil && string(old) == string(b) {
+		return nil
+	}
+	return durable.WriteFile(memoPath(s.dir), b, 0o600)
+}
+
+// walk lists the project's files. Folders that can never hold inputs are not
+// entered.
+func (s *source) walk() error {
+	if s.files != nil {
+		return nil
+	}
+	files := []string{}
+	err := filepath.WalkDir(s.dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(s.dir, p)
+		if err != nil {
+			return err
+		}
+		rel = filepath.ToSlash(rel)
+		if d.IsDir() {
+			switch path.Base(rel) {
+			case ".git", ".hg", ".svn", stateDir, "node_modules":
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		switch {
+		case d.Type()&fs.ModeSymlink != 0:
+			target, err := os.Readlink(p)
+			if err != nil {
+				return err
+			}
+			s.links[rel] = target
+		case !d.Type().IsRegular():
+			return nil // sockets, devices and pipes are never inputs
+		}
+		files = append(files, rel)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("reading the project: %w", err)
+	}
+	sort.Strings(files)
+	s.files = files
+	return nil
+}
+
+// match returns the files that a step's input patterns name, in byte order of
+// their paths. A pattern that names nothing is an error: it is misspelt, or
+// what it names has not been made.
+func (s *source) match(step string, patterns []string) ([]InputFile, error) {
+	if err := s.walk(); err != nil {
+		return nil, err
+	}
+	all, err := project.ParsePatterns(patterns)
+	if err != nil {
+		return nil, fmt.Errorf("build.steps.%s.inputs: %w", step, err)
+	}
+	var out []InputFile
+	for _, p := range s.files {
+		if all.Match(p) {
+			f, err := s.file(p)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, f)
+		}
+	}
+	for _, one := range patterns {
+		if strings.HasPrefix(one, "!") {
+			continue
+		}
+		single, err := project.ParsePatterns([]string{one})
+		if err != nil {
+			return nil, err
+		}
+		found := false
+		for _, p := range s.files {
+			if found = single.Match(p); found {
+				break
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("build.steps.%s.inputs: %q names no file of the project (folders of git, node_modules and %s are never inputs)", step, one, stateDir)
+		}
+	}
+	return out, nil
+}
+
+// file hashes one file of the project, or takes its hash from memory.
+func (s *source) file(rel string) (InputFile, error) {
+	full := filepath.Join(s.dir, filepath.FromSlash(rel))
+	fi, err := os.Lstat(full)
+	if errors.Is(err, fs.ErrNotExist) {
+		return InputFile{}, fmt.Errorf("%s: the project file names it, but it is not there", rel)
+	}
+	if err != nil {
+		return InputFile{}, err
+	}
+	if fi.Mode()&fs.ModeSymlink != 0 {
+		target, err := os.Readlink(full)
+		if err != nil {
+			return InputFile{}, err
+		}
+		if path.IsAbs(target) || strings.HasPrefix(path.Join(path.Dir(rel), target), "..") {
+			return InputFile{}, fmt.Errorf("%s: a link to %s, which is outside the project: steps see only the project's own files", rel, target)
+		}
+		return InputFile{Path: rel, Link: target}, nil
+	}
+	if !fi.Mode().IsRegular() {
+		return InputFile{}, fmt.Errorf("%s: not a regular file", rel)
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(full, &st); err != nil {
+		return InputFile{}, fmt.Errorf("%s: %w", rel, err)
+	}
+	e := memoEntry{Size: st.Size, MTime: st.Mtim.Nano(), CTime: st.Ctim.Nano(), Inode: st.Ino, Exec: st.Mode&0o111 != 0}
+	if old, ok := s.memo[rel]; ok {
+		sum := old.SHA256
+		old.SHA256 = ""
+		if old == e {
+			e.SHA256 = sum
+		}
+	}
+	if e.SHA256 == "" {
+		f, err := os.Open(full)
+		if err != nil {
+			return InputFile{}, err
+		}
+		h := sha256.New()
+		n, err := io.Copy(h, f)
+		f.Close()
+		if err != nil {
+			return InputFile{}, fmt.Errorf("%s: %w", rel, err)
+		}
+		if n != st.Size {
+			return InputFile{}, fmt.Errorf("%s: changed while it was read: build again", rel)
+		}
+		e.SHA256 = hex.EncodeToString(h.Sum(nil))
+	}
+	s.fresh[rel] = e
+	return InputFile{Path: rel, Exec: e.Exec, Size: e.Size, SHA256: digest.NewDigestFromEncoded(digest.SHA256, e.SHA256)}, nil
+}
+
+// tree lists a file, or every file below a folder, of the project.
+func (s *source) tree(rel string) ([]InputFile, error) {
+	fi, err := os.Lstat(filepath.Join(s.dir, filepath.FromSlash(rel)))
+	if err == nil && fi.IsDir() {
+		if err := s.walk(); err != nil {
+			return nil, err
+		}
+		var out []InputFile
+		for _, p := range s.files {
+			if strings.HasPrefix(p, rel+"/") {
+				f, err := s.file(p)
+				if err != nil {
+					return nil, err
+				}
+				out = append(out, f)
+			}
+		}
+		if len(out) == 0 {
+			return nil, fmt.Errorf("%s: the folder holds no file", rel)
+		}
+		return out, nil
+	}
+	f, err := s.file(rel)
+	if err != nil {
+		return nil, err
+	}
+	return []InputFile{f}, nil
+}

@@ -1,0 +1,558 @@
+package build
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"twinhull.dev/twinhull/internal/filetree"
+	"twinhull.dev/twinhull/internal/image"
+	"twinhull.dev/twinhull/internal/oci"
+	"twinhull.dev/twinhull/internal/project"
+	"twinhull.dev/twinhull/internal/source/fetch"
+	"twinhull.dev/twinhull/internal/source/gomod"
+	"twinhull.dev/twinhull/internal/source/npm"
+)
+
+// StoreDir is the project's own OCI layout.
+func (b *Builder) StoreDir() string { return filepath.Join(b.dir, stateDir, "store") }
+
+// Build makes the images of the zones on the platforms of the project file, as
+// far as they are not made, and tags them in the project's store: "production"
+// and "development", an index of all platforms when there are several.
+func (b *Builder) Build(ctx context.Context, zones []oci.Zone) (*Report, error) {
+	w, err := b.work(zones)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.fetchInputs(ctx, w); err != nil {
+		return nil, err
+	}
+	steps, err := b.runSteps(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	rep := &Report{Steps: steps}
+	byZone := map[oci.Zone][]image.Result{}
+	for _, zone := range zones {
+		for _, plat := range w.platforms(zone) {
+			var r ImageReport
+			if zone == oci.Production {
+				r, err = b.buildProduction(ctx, plat, steps, w.tools)
+			} else {
+				r, err = b.buildDevelopment(ctx, w.development, steps)
+			}
+			if err != nil {
+				return nil, err
+			}
+			rep.Images = append(rep.Images, r)
+			byZone[zone] = append(byZone[zone], image.Result{Zone: zone, Manifest: r.Manifest})
+		}
+	}
+	if err := b.tag(ctx, byZone); err != nil {
+		return nil, err
+	}
+	return rep, b.source.save()
+}
+
+// tag names the images in the project's store.
+func (b *Builder) tag(ctx context.Context, byZone map[oci.Zone][]image.Result) error {
+	store, err := oci.CreateLayout(b.StoreDir())
+	if err != nil {
+		return err
+	}
+	return store.Update(ctx, func(u *oci.Update) error {
+		for zone, results := range byZone {
+			if len(results) == 1 {
+				if err := u.SetTag(string(zone), results[0].Manifest); err != nil {
+					return err
+				}
+				continue
+			}
+			idx, err := image.BuildIndex(store, results, nil)
+			if err != nil {
+				return err
+			}
+			if err := u.SetTag(string(zone), idx); err != nil {
+				return err
+			}
+			for _, r := range results {
+				p := r.Manifest.Platform
+				if err := u.SetTag(string(zone)+"-"+p.OS+"-"+p.Architecture, r.Manifest); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// work is what a build will do, described and not begun.
+type work struct {
+	b           *Builder
+	zones       []oci.Zone
+	tools       *root // what steps run over
+	development *root
+	steps       []project.Step
+}
+
+func (w *work) platforms(zone oci.Zone) []oci.Platform {
+	if zone == oci.Development {
+		return []oci.Platform{w.b.host()}
+	}
+	return w.b.file.Platforms
+}
+
+// stepPlatforms are the platforms that a step runs for; its command always
+// runs on this machine.
+func (w *work) stepPlatforms(s project.Step) []oci.Platform {
+	if s.Platform == "each" {
+		return w.b.file.Platforms
+	}
+	return []oci.Platform{{}}
+}
+
+func (b *Builder) work(zones []oci.Zone) (*work, error) {
+	w := &work{b: b, zones: zones, steps: orderSteps(b.file.Build.Steps)}
+	if len(w.steps) == 0 && len(zones) == 1 && zones[0] == oci.Production && !b.needsScripts() {
+		return w, nil
+	}
+	host := b.host()
+	var pinned []project.Tool
+	for _, t := range b.lock.Tools {
+		if t.Platform == (oci.Platform{}) || t.Platform == host {
+			pinned = append(pinned, t)
+		}
+	}
+	dev, _, err := b.closure("development", host)
+	if err != nil {
+		return nil, fmt.Errorf("%w; the development image and the steps need this machine's platform among `platforms`", err)
+	}
+	if len(b.file.Build.Tools) == 0 {
+		w.development = b.describeRoot("development", host, dev, pinned, nil)
+		w.tools = w.development
+		return w, nil
+	}
+	tools, _, err := b.closure("tools", host)
+	if err != nil {
+		return nil, err
+	}
+	w.tools = b.describeRoot("tools", host, tools, pinned, nil)
+	w.development = b.describeRoot("development", host, dev, pinned, w.tools)
+	return w, nil
+}
+
+// needsScripts tells whether production has packages with install scripts.
+func (b *Builder) needsScripts() bool {
+	n := b.file.Production.Dependencies.NPM
+	if n == nil {
+		return false
+	}
+	tree, err := b.npmTree(n)
+	if err != nil {
+		return true
+	}
+	for _, p := range tree.Packages {
+		if p.Scripts && (!p.Dev || n.Development) {
+			return true
+		}
+	}
+	return false
+}
+
+// orderSteps puts every step behind those that it follows, and otherwise keeps
+// the file's order. The parser has refused circles.
+func orderSteps(steps []project.Step) []project.Step {
+	var out []project.Step
+	done := map[string]bool{}
+	byName := map[string]project.Step{}
+	for _, s := range steps {
+		byName[s.Name] = s
+	}
+	var visit func(s project.Step)
+	visit = func(s project.Step) {
+		if done[s.Name] {
+			return
+		}
+		done[s.Name] = true
+		for _, a := range s.After {
+			name, _, _ := strings.Cut(a, ":")
+			if before, ok := byName[name]; ok {
+				visit(before)
+			}
+		}
+		out = append(out, s)
+	}
+	for _, s := range steps {
+		visit(s)
+	}
+	return out
+}
+
+// runSteps runs what was not run before. A build of development alone runs
+// only what the development image holds.
+func (b *Builder) runSteps(ctx context.Context, w *work) ([]StepRecord, error) {
+	var records []StepRecord
+	if len(w.steps) == 0 {
+		return nil, nil
+	}
+	needed := w.neededSteps()
+	deps, err := b.stepDeps(w.tools)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range w.steps {
+		if !needed[s.Name] {
+			continue
+		}
+		for _, plat := range w.stepPlatforms(s) {
+			sw, err := b.prepareStep(s, plat, w.tools, deps, records)
+			if err != nil {
+				return nil, err
+			}
+			rec, ok := b.stepKnown(sw)
+			if !ok {
+				if err := b.realise(ctx, w.tools); err != nil {
+					return nil, err
+				}
+				for i := range deps {
+					if err := b.realiseDep(ctx, &deps[i]); err != nil {
+						return nil, err
+					}
+				}
+				if rec, err = b.runStep(ctx, sw, w.tools); err != nil {
+					return nil, err
+				}
+			}
+			if err := b.placeReports(rec); err != nil {
+				return nil, err
+			}
+			records = append(records, rec)
+		}
+	}
+	return records, nil
+}
+
+// neededSteps are those whose outputs a zone's image or record needs: all of
+// them for production, for tests and coverage are part of its record.
+func (w *work) neededSteps() map[string]bool {
+	needed := map[string]bool{}
+	for _, z := range w.zones {
+		if z == oci.Production {
+			for _, s := range w.steps {
+				needed[s.Name] = true
+			}
+			return needed
+		}
+	}
+	var add func(name string)
+	add = func(name string) {
+		if needed[name] {
+			return
+		}
+		for _, s := range w.steps {
+			if s.Name == name {
+				needed[name] = true
+				for _, a := range s.After {
+					before, _, _ := strings.Cut(a, ":")
+					add(before)
+				}
+			}
+		}
+	}
+	for artifact := range w.b.file.Development.Artifacts {
+		step, _, qualified := strings.Cut(artifact, ":")
+		for _, s := range w.steps {
+			for _, o := range s.Outputs {
+				if qualified && s.Name == step || !qualified && o.Path == artifact {
+					add(s.Name)
+				}
+			}
+		}
+	}
+	return needed
+}
+
+// placeReports puts test results and coverage where people look for them.
+func (b *Builder) placeReports(rec StepRecord) error {
+	for _, o := range rec.Outputs {
+		if o.Kind == project.KindArtifact || o.Link != "" {
+			continue
+		}
+		to := filepath.Join(b.dir, stateDir, "reports", rec.Step, filepath.FromSlash(o.Path))
+		if fi, err := os.Stat(to); err == nil && fi.Size() == o.Size {
+			if d, _, err := hashFile(to); err == nil && d == o.SHA256 {
+				continue
+			}
+		}
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		data, err := os.ReadFile(b.cache.filePath(o.SHA256))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(to, data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Items lists every input that a build of the zones needs, with the addresses
+// that this machine's configuration gives. Inputs that the vault holds are
+// listed too: the fetcher passes over them.
+func (b *Builder) Items(zones []oci.Zone) ([]fetch.Item, error) {
+	w, err := b.work(zones)
+	if err != nil {
+		return nil, err
+	}
+	return b.items(w)
+}
+
+func (b *Builder) items(w *work) ([]fetch.Item, error) {
+	var items []fetch.Item
+	seen := map[oci.Digest]bool{}
+	addDebs := func(pkgs []project.Package) error {
+		for _, p := range pkgs {
+			if seen[p.SHA256] || b.vault.Has(p.SHA256) {
+				continue
+			}
+			seen[p.SHA256] = true
+			urls, err := b.debURLs(p)
+			if err != nil {
+				return err
+			}
+			items = append(items, fetch.Item{Digest: p.SHA256, Size: p.Size, URLs: urls, Name: p.ID()})
+		}
+		return nil
+	}
+	for _, r := range []*root{w.tools, w.development} {
+		if r != nil && (r != w.development || w.needsDevelopment()) {
+			if err := addDebs(r.pkgs); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, plat := range b.file.Platforms {
+		for _, z := range w.zones {
+			if z == oci.Development && plat != b.host() {
+				continue
+			}
+			pkgs, _, err := b.closure("production", plat)
+			if err != nil {
+				return nil, err
+			}
+			if err := addDebs(pkgs); err != nil {
+				return nil, err
+			}
+		}
+	}
+	var more []fetch.Item
+	for _, tree := range b.lock.NPM {
+		var missing []project.NPMPackage
+		for _, p := range tree.Packages {
+			if !b.vault.Has(p.Integrity) {
+				missing = append(missing, p)
+			}
+		}
+		if len(missing) == 0 {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(b.dir, filepath.FromSlash(tree.Lockfile)))
+		if err != nil {
+			return nil, err
+		}
+		resolved, err := npm.Resolved(tree.Lockfile, data)
+		if err != nil {
+			return nil, err
+		}
+		got, err := npm.Items(b.Site.NPMFor, missing, resolved)
+		if err != nil {
+			return nil, err
+		}
+		more = append(more, got...)
+	}
+	var goTools, npmTools []project.Tool
+	for _, t := range b.lock.Tools {
+		if b.vault.Has(t.Digest) || t.Platform != (oci.Platform{}) && t.Platform != b.host() {
+			continue
+		}
+		if t.Name == "go" {
+			goTools = append(goTools, t)
+		} else {
+			npmTools = append(npmTools, t)
+		}
+	}
+	if len(npmTools) > 0 {
+		registry, err := b.Site.NPM()
+		if err != nil {
+			return nil, err
+		}
+		more = append(more, npm.ToolItems(registry, npmTools)...)
+	}
+	var modules []project.GoModule
+	for _, m := range b.lock.Go {
+		if !b.vault.Has(m.Mod) || m.Zip != "" && !b.vault.Has(m.Zip) {
+			modules = append(modules, m)
+		}
+	}
+	if len(goTools) > 0 || len(modules) > 0 {
+		list, err := b.Site.GoProxy()
+		if err != nil {
+			return nil, err
+		}
+		proxies, err := gomod.ParseProxies(strings.Join(list, ","))
+		if err != nil {
+			return nil, err
+		}
+		got, err := gomod.Items(proxies, modules)
+		if err != nil {
+			return nil, err
+		}
+		more = append(append(more, got...), gomod.ToolItems(proxies, goTools)...)
+	}
+	for _, it := range more {
+		if !seen[it.Digest] {
+			seen[it.Digest] = true
+			items = append(items, it)
+		}
+	}
+	return items, nil
+}
+
+func (w *work) needsDevelopment() bool {
+	if w.development == w.tools {
+		return true
+	}
+	for _, z := range w.zones {
+		if z == oci.Development {
+			return true
+		}
+	}
+	return false
+}
+
+func (b *Builder) debURLs(p project.Package) ([]string, error) {
+	m, err := b.Site.Debian()
+	if err != nil {
+		return nil, err
+	}
+	bases, err := m.For(p.Suite)
+	if err != nil {
+		return nil, err
+	}
+	var urls []string
+	for _, base := range bases {
+		urls = append(urls, base+"/"+p.Path)
+	}
+	return urls, nil
+}
+
+// fetchInputs brings what the build needs into the vault. When nothing is
+// missing the machine's configuration is not even read.
+func (b *Builder) fetchInputs(ctx context.Context, w *work) error {
+	items, err := b.items(w)
+	if err != nil {
+		return err
+	}
+	if len(items) == 0 {
+		return nil
+	}
+	return b.Fetch.Fetch(ctx, items)
+}
+
+// toolEntries lays out a pinned tool.
+func (b *Builder) toolEntries(ctx context.Context, t project.Tool) ([]*filetree.Entry, error) {
+	dir := b.cache.path("tools", t.Digest.Encoded()[:64])
+	data, index := filepath.Join(dir, "data"), filepath.Join(dir, "index.json")
+	var entries []*filetree.Entry
+	if raw, err := os.ReadFile(index); err != nil || json.Unmarshal(raw, &entries) != nil || !toolWhole(entries, data) {
+		task := b.progress.Task("unpacking "+t.Name+" "+t.Version, 0)
+		entries, err = b.unpackTool(t, dir)
+		task.Done(err)
+		if err != nil {
+			return nil, err
+		}
+	}
+	// Registries keep no times; the lock's date stands for them.
+	for _, e := range entries {
+		if e.ModTime == 0 {
+			e.ModTime = b.mtime()
+		}
+	}
+	return entries, nil
+}
+
+func toolWhole(entries []*filetree.Entry, data string) bool {
+	fi, err := os.Stat(data)
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		if e.Content.File != "" {
+			e.Content.File = data
+			if e.Content.Offset+e.Size > fi.Size() {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (b *Builder) unpackTool(t project.Tool, dir string) ([]*filetree.Entry, error) {
+	tmp, err := b.cache.scratch("tool")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(tmp)
+	f, err := os.Create(filepath.Join(tmp, "data"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	keep := bufio.NewWriterSize(f, 1<<20)
+	data := filepath.Join(dir, "data")
+	var entries []*filetree.Entry
+	if t.Name == "go" {
+		entries, err = gomod.UnpackToolchain(t, b.vault.Path(t.Digest), keep, data)
+	} else {
+		var src io.ReadCloser
+		if src, err = b.vault.Open(t.Digest); err == nil {
+			entries, err = npm.ToolTree(t, src, keep, data)
+			src.Close()
+		}
+	}
+	if err := errors.Join(err, keep.Flush(), f.Close()); err != nil {
+		return nil, err
+	}
+	raw, err := json.Marshal(entries)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(tmp, "index.json"), raw, 0o644); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, err
+	}
+	return entries, os.Rename(tmp, dir)
+}
+
+func readEntry(e *filetree.Entry) ([]byte, error) {
+	rc, err := e.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer rc.Close()
+	return io.ReadAll(rc)
+}
