@@ -355,10 +355,22 @@ func (c checker) destinations(z string, s *Spec) {
 	for i, w := range s.Writable {
 		here := fmt.Sprintf("%s.writable[%d]", z, i)
 		const hint = "make a folder beside it writable: under a read-only root file system an empty one takes its place"
+		hidden, more := "", 0
 		for _, p := range all {
-			if inside(p.at, w) {
-				c.report(here, fmt.Sprintf("%s would hide %s", shorten(w), p.key), hint)
+			if !inside(p.at, w) {
+				continue
 			}
+			if hidden == "" {
+				hidden = p.key
+			} else {
+				more++
+			}
+		}
+		if more > 0 {
+			hidden += fmt.Sprintf(" and %d more", more)
+		}
+		if hidden != "" {
+			c.report(here, fmt.Sprintf("%s would hide %s", shorten(w), hidden), hint)
 		}
 		if modules != "" && (inside(modules, w) || inside(w, modules)) {
 			c.report(here, fmt.Sprintf("%s would hide packages in %s", shorten(w), shorten(modules)), hint)
@@ -386,7 +398,7 @@ func (c checker) artifacts(outputs []produced) {
 		var names []string
 		var found []produced
 		var candidates []Output
-		whose := "build"
+		whose := "the build"
 		if !one {
 			step, output = "", name
 		} else {

@@ -104,12 +104,25 @@ func (r *reader) fail(key string, v value, message, hint string) {
 	r.add(v.at, key, message, hint)
 }
 
+// want reports that something else was found. The word gets its article.
 func (r *reader) want(key string, v value, word, hint string) {
+	word = article(word)
 	if v.kind == nullValue {
 		r.fail(key, v, "has no value: want "+word, hint)
 		return
 	}
 	r.fail(key, v, "want "+word+", found "+v.describe(), hint)
+}
+
+// article puts "a" or "an" before the name of a kind that needs one.
+func article(word string) string {
+	switch {
+	case word == "text", strings.HasPrefix(word, "true"), strings.HasPrefix(word, "root,"):
+		return word
+	case strings.IndexByte("aeiouH", word[0]) >= 0 && !strings.HasPrefix(word, "user"):
+		return "an " + word
+	}
+	return "a " + word
 }
 
 // section is a mapping with the given keys and no others.
@@ -171,10 +184,17 @@ func section[T any](word string, keys ...key[T]) kind[T] {
 	return k
 }
 
-// join makes a dotted key.
+// join makes a dotted key. A name that would be hard to read between dots is
+// quoted: production.files["../a"].
 func join(at, name string) string {
+	plain := name != "" && name[0] != '.' && name[0] != '/' && !strings.ContainsFunc(name, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-/:+@", r)
+	})
 	name = shorten(name)
-	if at == "" {
+	switch {
+	case !plain:
+		return at + "[" + strconv.Quote(name) + "]"
+	case at == "":
 		return name
 	}
 	return at + "." + name
@@ -266,19 +286,17 @@ func choice(name string, words []string) kind[string] {
 func number(name string, least, most int) kind[int] {
 	return kind[int]{word: name, schema: schema{"type": "integer", "minimum": least, "maximum": most},
 		read: func(r *reader, key string, v value, into *int) {
-			if v.kind == textValue {
-				if _, err := strconv.Atoi(v.text); err == nil {
-					r.want(key, v, name, "write it without quotes")
-					return
-				}
-			}
+			hint := fmt.Sprintf("a whole number from %d to %d", least, most)
 			if v.kind != numberValue {
-				r.want(key, v, name, "")
+				if n, err := strconv.Atoi(v.text); v.kind == textValue && err == nil && strconv.Itoa(n) == v.text {
+					hint = "write it without quotes"
+				}
+				r.want(key, v, name, hint)
 				return
 			}
 			n, err := strconv.Atoi(v.text)
 			if err != nil || n < least || n > most || strconv.Itoa(n) != v.text {
-				r.fail(key, v, fmt.Sprintf("%s is not %s", shorten(v.text), name), fmt.Sprintf("a whole number from %d to %d", least, most))
+				r.fail(key, v, fmt.Sprintf("%s is not %s", shorten(v.text), article(name)), hint)
 				return
 			}
 			*into = n
@@ -312,7 +330,7 @@ func listOf[V any](name string, item kind[V], most int, same func(V) string) kin
 			if v.kind != nullValue && v.kind != mapValue {
 				hint = fmt.Sprintf("write a list: [%s]", shorten(v.text))
 			}
-			r.want(key, v, "a "+name, hint)
+			r.want(key, v, name, hint)
 			return
 		}
 		if most > 0 && len(v.list) > most {
@@ -362,7 +380,7 @@ func mapOf[V, M any](name, keyPattern string, check rule, item kind[V], put func
 	}
 	k.read = func(r *reader, at string, v value, into *M) {
 		if v.kind != mapValue {
-			r.want(at, v, "a "+name, "")
+			r.want(at, v, name, "")
 			return
 		}
 		seen := map[string]position{}
@@ -407,7 +425,7 @@ func arguments(why string) kind[[]string] {
 			if words := strings.Fields(v.text); len(words) > 0 && !strings.ContainsAny(v.text, "\"'\\$`|&;<>(){}*?[],:#\n") {
 				hint = "write a list: [" + shorten(strings.Join(words, ", ")) + "]"
 			}
-			r.want(key, v, "a "+k.word, hint+why)
+			r.want(key, v, k.word, hint+why)
 			return
 		}
 		inner(r, key, v, into)
@@ -510,11 +528,11 @@ func user(zone oci.Zone) kind[User] {
 	if zone == oci.Production {
 		least = 1
 	}
-	id, gid := number("a user id", least, 65534), number("a group id", least, 65534)
+	id, gid := number("user id", least, 65534), number("group id", least, 65534)
 	if zone == oci.Production {
 		id.word, gid.word = "id of a user that is not root", "id of a group that is not root"
 	}
-	s := section("a mapping with name and id",
+	s := section("mapping with name and id",
 		bind("name", word("user name", accountPattern, checkAccount), func(u *User) *string { return &u.Name },
 			"Name in /etc/passwd.").or(DefaultUser),
 		bind("id", id, func(u *User) *int { return &u.ID }, "Numeric user id.").must(),
@@ -559,7 +577,7 @@ func user(zone oci.Zone) kind[User] {
 				return
 			}
 		default:
-			r.want(key, v, "a user", "write a number, or {name: app, id: 10001}")
+			r.want(key, v, "user", "write a number, or {name: app, id: 10001}")
 			return
 		}
 		if len(r.all) > before {
@@ -611,7 +629,7 @@ func dependencies(zone oci.Zone) kind[Dependencies] {
 		}
 	}
 	keys := []key[Dependencies]{
-		bind("npm", optional(section("a mapping",
+		bind("npm", optional(section("mapping",
 			bind("lockfile", word("project path", projectPattern, named("package-lock.json", "npm-shrinkwrap.json")), func(n *NPM) *string { return &n.Lockfile },
 				"The package-lock.json (lockfileVersion 2 or 3); its package.json lies beside it.").or(DefaultLockfile),
 			dev,
@@ -621,7 +639,7 @@ func dependencies(zone oci.Zone) kind[Dependencies] {
 			"npm packages, exactly those of the project's package-lock.json."),
 	}
 	if zone == oci.Development {
-		keys = append(keys, bind("go", optional(section("a mapping",
+		keys = append(keys, bind("go", optional(section("mapping",
 			bind("module", word("project path", projectPattern, named("go.mod")), func(g *GoModules) *string { return &g.Module },
 				"The go.mod; its go.sum lies beside it.").or(DefaultModule),
 		), GoModules{Module: DefaultModule}), func(d *Dependencies) **GoModules { return &d.Go },
@@ -629,7 +647,7 @@ func dependencies(zone oci.Zone) kind[Dependencies] {
 	} else {
 		keys = append(keys, refuse[Dependencies]("go", "Go modules are for steps, and an image carries no module cache; ask for them in development.dependencies"))
 	}
-	return section("a mapping", keys...)
+	return section("mapping", keys...)
 }
 
 func spec(zone oci.Zone) kind[Spec] {
@@ -688,7 +706,7 @@ func spec(zone oci.Zone) kind[Spec] {
 	if production {
 		entrypoint = entrypoint.must()
 	}
-	port := number("a TCP port", 1, 65535)
+	port := number("TCP port", 1, 65535)
 	add(entrypoint,
 		bind("command", arguments(why), func(s *Spec) *[]string { return &s.Command },
 			"Further arguments, which whoever starts the image may replace."),
@@ -712,7 +730,7 @@ func spec(zone oci.Zone) kind[Spec] {
 			bind("reload", arguments(""), func(s *Spec) *[]string { return &s.Reload },
 				"Command of `twinhull run development`, with the source mounted at workdir.").or("entrypoint and command"))
 	}
-	return section("a mapping", keys...)
+	return section("mapping", keys...)
 }
 
 // checkArtifact only looks at the form; whether there is such an output is
@@ -736,7 +754,7 @@ func checkAfter(s string) (string, string) {
 }
 
 func step() kind[Step] {
-	return section("a mapping",
+	return section("mapping",
 		bind("run", command(), func(s *Step) *[]string { return &s.Run },
 			"The command, run at development.workdir without a network.").must(),
 		bind("inputs", listOf("list of patterns", word("pattern", "", checkPattern), maxPatterns, itself), func(s *Step) *[]string { return &s.Inputs },
@@ -757,7 +775,7 @@ func step() kind[Step] {
 }
 
 func build() kind[Build] {
-	return section("a mapping",
+	return section("mapping",
 		bind("tools", listOf("list of packages", word("package", `^`+packageName+`$`, checkTool), 0, itself), func(b *Build) *[]string { return &b.Tools },
 			"Those packages of development.packages that steps may see, with what they depend on. A smaller set keeps steps independent of editors and debuggers.").or("all of development.packages"),
 		bind("steps", mapOf("mapping of step names to steps", stepPattern, checkStepName, step(), func(m *[]Step, name string, s Step) {
@@ -777,7 +795,7 @@ func checkTool(s string) (string, string) {
 
 // fileKind is the format of the whole file.
 func fileKind() kind[File] {
-	return section("a mapping",
+	return section("mapping",
 		bind("name", word("repository name", namePattern, checkName), func(f *File) *string { return &f.Name },
 			"Name of the application's repositories in a registry.").must(),
 		bind("platforms", listOf("list of platforms", platform(), 0, oci.Platform.String), func(f *File) *[]oci.Platform { return &f.Platforms },

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -146,14 +147,15 @@ func (e *lockFormError) Error() string { return e.message }
 // lockDecoder reads JSON into the types of the lock. encoding/json itself would
 // accept duplicate keys, keys in other letters, nulls and missing fields.
 type lockDecoder struct {
-	data   []byte
-	json   *json.Decoder
-	path   []any          // field names and list indexes down to the value being read
-	places map[string]int // when not nil: offsets of those keys are noted
+	data     []byte
+	json     *json.Decoder
+	path     []any          // field names and list indexes down to the value being read
+	places   map[string]int // when not nil: offsets of those keys are noted
+	fieldsOf map[reflect.Type][]lockField
 }
 
 func newLockDecoder(data []byte, places map[string]int) *lockDecoder {
-	d := &lockDecoder{data: data, json: json.NewDecoder(bytes.NewReader(data)), places: places}
+	d := &lockDecoder{data: data, json: json.NewDecoder(bytes.NewReader(data)), places: places, fieldsOf: map[reflect.Type][]lockField{}}
 	d.json.UseNumber()
 	return d
 }
@@ -191,13 +193,8 @@ func (d *lockDecoder) syntax(err error) *lockFormError {
 	case errors.As(err, &syntax):
 		e.offset = start(d.data, e.offset)
 	}
-	line := positionOf(d.data, e.offset).line
-	if lines := bytes.SplitN(d.data, []byte("\n"), line+1); line <= len(lines) {
-		for _, mark := range []string{"<<<<<<<", "=======", ">>>>>>>"} {
-			if bytes.HasPrefix(lines[line-1], []byte(mark)) {
-				e.message, e.hint = "holds an unresolved merge", "keep either side, then run `twinhull lock`"
-			}
-		}
+	if n := conflict(d.data); n > 0 {
+		e.offset, e.message, e.hint = bytes.Index(d.data, []byte("<<<<<<< ")), "holds an unresolved merge", "keep either side, then run `twinhull lock`"
 	}
 	return e
 }
@@ -293,7 +290,11 @@ func (d *lockDecoder) items(v reflect.Value) error {
 
 func (d *lockDecoder) fields(v reflect.Value, at int) error {
 	depth := len(d.path)
-	fields := lockFields(v.Type())
+	fields, ok := d.fieldsOf[v.Type()]
+	if !ok {
+		fields = lockFields(v.Type())
+		d.fieldsOf[v.Type()] = fields
+	}
 	var seen uint64
 	for d.json.More() {
 		here := start(d.data, int(d.json.InputOffset()))
@@ -306,15 +307,12 @@ func (d *lockDecoder) fields(v reflect.Value, at int) error {
 			return d.fail(here, "want a key")
 		}
 		d.path = append(d.path[:depth], shorten(name))
-		known := -1
-		names := make([]string, len(fields))
-		for i, f := range fields {
-			names[i] = f.name
-			if f.name == name {
-				known = i
-			}
-		}
+		known := slices.IndexFunc(fields, func(f lockField) bool { return f.name == name })
 		if known < 0 {
+			names := make([]string, len(fields))
+			for i, f := range fields {
+				names[i] = f.name
+			}
 			return d.fail(here, "%s", didYouMean("unknown key", name, names))
 		}
 		if seen&(1<<known) != 0 {

@@ -175,7 +175,7 @@ func checkWritable(s string) (string, string) {
 	}
 	for _, f := range []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/sbin", "/sys", "/usr", "/var/lib/dpkg"} {
 		if inside(s, f) {
-			return fmt.Sprintf("%q may not be writable: it is in %s", shorten(s), f), hint
+			return fmt.Sprintf("%q may not be writable: %s belongs to the system", shorten(s), f), hint
 		}
 	}
 	return "", ""

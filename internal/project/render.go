@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"twinhull.dev/twinhull/internal/oci"
 )
@@ -141,9 +142,21 @@ func (p *printer) build(b *Build) {
 			}
 		}
 		p.dict(3, "environment", s.Environment)
-		p.pair(3, "timeout", s.Timeout.String())
+		p.pair(3, "timeout", duration(s.Timeout))
 		p.pair(3, "platform", s.Platform)
 	}
+}
+
+// duration leaves out what time.Duration.String says of nothing: 10m, not 10m0s.
+func duration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 func flow(list []string) string {

@@ -162,6 +162,9 @@ func checkTokens(p *problems, tokens token.Tokens) bool {
 		case token.AnchorType:
 			fail(t, "YAML anchors (&) are not part of this format", `write the value out; text that begins with & goes into quotes`)
 		case token.AliasType:
+			if t.Prev != nil && t.Prev.Type == token.AliasType {
+				continue // the second half of **/*.go
+			}
 			fail(t, "YAML aliases (*) are not part of this format", `a pattern or text that begins with * goes into quotes: "**/*.go"`)
 		case token.MergeKeyType:
 			fail(t, "YAML merge keys (<<) are not part of this format", "write the values out: the two zones inherit nothing")
@@ -224,6 +227,10 @@ func (p *problems) addSyntax(err error, data []byte) {
 		at = place(syntax.GetToken())
 	}
 	message, _, _ = strings.Cut(message, "\n")
+	if n := conflict(data); n > 0 {
+		p.add(position{n, 1}, "", "holds an unresolved merge", "settle the conflict, then try again")
+		return
+	}
 	line := ""
 	if lines := bytes.Split(data, []byte("\n")); at.line > 0 && at.line <= len(lines) {
 		line = string(lines[at.line-1])
@@ -232,14 +239,31 @@ func (p *problems) addSyntax(err error, data []byte) {
 	case strings.Contains(indent, "\t"):
 		at.column = 1 + strings.IndexByte(indent, '\t')
 		message, hint = "a tab indents this line: YAML knows only spaces", "replace each tab by two spaces"
-	case strings.HasPrefix(line, "<<<<<<<") || strings.HasPrefix(line, "=======") || strings.HasPrefix(line, ">>>>>>>"):
-		message, hint = "holds an unresolved merge", "settle the conflict, then try again"
+	case strings.Contains(message, "']' not found"):
+		message = "the list that begins here has no ]"
+	case strings.Contains(message, "end token '}'"):
+		message = "the mapping that begins here has no }"
+	case strings.Contains(message, "could not find end character"):
+		message = "the text that begins here has no closing quote"
 	case strings.Contains(message, "mapping value is not allowed"):
 		hint = "a value that holds a colon and a space goes into quotes"
 	case strings.Contains(message, "reserved character"):
 		hint = "text that begins with it goes into quotes"
 	}
 	p.add(at, "", message, hint)
+}
+
+// conflict returns the line of the first mark that an unresolved merge leaves,
+// or 0.
+func conflict(data []byte) int {
+	line := 1
+	for l := range bytes.Lines(data) {
+		if bytes.HasPrefix(l, []byte("<<<<<<< ")) {
+			return line
+		}
+		line++
+	}
+	return 0
 }
 
 // converter turns the parser's nodes into values.
