@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -62,10 +63,9 @@ func (c Codec) MediaType() string {
 	return ocispec.MediaTypeImageLayerGzip
 }
 
-// Parameters of assembler 1. gzipLevel is where the time for one percent less
-// begins to rise steeply (doc/images.md has the measurement).
+// Parameters of assembler 1. doc/images.md has the measurement behind gzipLevel.
 const (
-	gzipLevel = 5
+	gzipLevel = 3
 	gzipBlock = 1 << 20 // bytes of input that are compressed on their own, with the 32 KiB before them as dictionary
 	zstdLevel = zstd.SpeedDefault
 
@@ -184,14 +184,21 @@ func assembleEStargz(out *counter, blob *LayerBlob, sorted []*filetree.Entry, co
 	sw.ChunkSize = estargzChunk
 	pr, pw := io.Pipe()
 	in := &counter{w: pw, h: sha256.New()}
-	done := make(chan struct{})
+	wrote := make(chan error, 1)
 	go func() {
-		defer close(done)
-		pw.CloseWithError(writeTar(in, sorted, contents))
+		err := writeTar(in, sorted, contents)
+		pw.CloseWithError(err)
+		wrote <- err
 	}()
 	err := sw.AppendTarLossLess(pr)
-	pr.CloseWithError(err)
-	<-done // contents is in use until then
+	if err != nil {
+		pr.CloseWithError(errStopped)
+	}
+	// The library flattens errors to text, so the tar writer's own is told
+	// first, unless it is only the echo of the library's.
+	if werr := <-wrote; werr != nil && !errors.Is(werr, errStopped) {
+		return werr
+	}
 	if err != nil {
 		return fmt.Errorf("eStargz: %w", err)
 	}
@@ -203,6 +210,9 @@ func assembleEStargz(out *counter, blob *LayerBlob, sorted []*filetree.Entry, co
 	blob.Uncompressed = in.n + gz.tocSize
 	return nil
 }
+
+// errStopped ends a tar writer whose reader has failed.
+var errStopped = errors.New("reader stopped")
 
 // stargzGzip is eStargz's gzip with our pinned compressor in place of the
 // standard library's.

@@ -84,6 +84,7 @@ type unpacker struct {
 	bytes   int64
 	entries int
 	mine    map[string]bool     // resolved paths that the current layer made
+	above   map[string]bool     // folders that hold one of them, at any depth
 	dirs    map[string]dirState // headers of folders, applied at the end
 	buf     []byte
 }
@@ -99,7 +100,7 @@ func newUnpacker(ctx context.Context, root *os.Root, opt UnpackOptions) *unpacke
 
 // layer applies one uncompressed layer.
 func (u *unpacker) layer(r io.Reader) error {
-	u.mine = make(map[string]bool)
+	u.mine, u.above = make(map[string]bool), make(map[string]bool)
 	tr := tar.NewReader(r)
 	for {
 		h, err := tr.Next()
@@ -227,7 +228,7 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	default:
 		return fmt.Errorf("type %q is not known", h.Typeflag)
 	}
-	u.mine[p] = true
+	u.made(p)
 	return nil
 }
 
@@ -257,7 +258,7 @@ func (u *unpacker) resolve(p string) (string, error) {
 			if err := u.root.Mkdir(next, 0o755); err != nil {
 				return "", err
 			}
-			u.mine[next] = true
+			u.made(next)
 			u.dirs[next] = dirState{0o755, time.Unix(0, 0)}
 			cur = next
 			continue
@@ -305,32 +306,21 @@ func (u *unpacker) remove(p string, lowerOnly bool) error {
 			}
 			return nil
 		}
-		if fi.IsDir() && u.ownsBelow(p) {
+		if fi.IsDir() && u.above[p] {
 			return u.hideLower(p)
 		}
 	}
-	if err := u.root.RemoveAll(p); err != nil {
-		return err
-	}
-	below := p + "/"
-	for d := range u.dirs {
-		if d == p || strings.HasPrefix(d, below) {
-			delete(u.dirs, d)
-		}
-	}
 	delete(u.mine, p)
-	return nil
+	return u.root.RemoveAll(p)
 }
 
-// ownsBelow reports whether the current layer made something under p.
-func (u *unpacker) ownsBelow(p string) bool {
-	below := p + "/"
-	for m := range u.mine {
-		if strings.HasPrefix(m, below) {
-			return true
-		}
+// made notes a path that the current layer made, and that it lies in the
+// folders above it.
+func (u *unpacker) made(p string) {
+	u.mine[p] = true
+	for p = path.Dir(p); p != "." && !u.above[p]; p = path.Dir(p) {
+		u.above[p] = true
 	}
-	return false
 }
 
 // hideLower removes from a folder everything that this layer did not make.
@@ -356,6 +346,12 @@ func (u *unpacker) hideLower(dir string) error {
 // them, because a folder may be read-only and writing changes its time.
 func (u *unpacker) finish() error {
 	for p, s := range u.dirs {
+		// A folder that was replaced later is not forgotten in dirs at once:
+		// looking for what lay below it would take quadratic time.
+		if fi, err := u.root.Lstat(p); err != nil || !fi.IsDir() {
+			delete(u.dirs, p)
+			continue
+		}
 		if err := u.root.Chtimes(p, s.mtime, s.mtime); err != nil {
 			return err
 		}
