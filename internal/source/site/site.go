@@ -407,7 +407,7 @@ func checkURL(raw string) error {
 // hold a password.
 func Redact(raw string) string {
 	u, err := url.Parse(raw)
-	if err != nil {
+	if err != nil || u.Host == "" {
 		if strings.ContainsAny(raw, "@?") {
 			return "(a malformed URL)"
 		}
