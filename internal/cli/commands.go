@@ -1,0 +1,14 @@
+package cli
+
+// Commands is the table, in the order in which help lists it: the way of a
+// project from nothing to a running image, then upkeep, then the program
+// itself.
+func Commands() []*Command {
+	return []*Command{
+		versionCommand(),
+		completionCommand(),
+		completeCommand(),
+		manCommand(),
+		helpCommand(),
+	}
+}
