@@ -84,11 +84,11 @@ func inRange(constraint string, v *semver.Version) (bool, error) {
 
 func inAll(set string, v *semver.Version) (bool, error) {
 	if m := hyphenRange.FindStringSubmatch(set); m != nil {
-		low, err := bounds(">=", m[1])
+		low, err := bounds("-", m[1])
 		if err != nil {
 			return false, err
 		}
-		high, err := bounds("<=", m[2])
+		high, err := bounds("- ", m[2])
 		if err != nil {
 			return false, err
 		}
@@ -117,6 +117,17 @@ type interval struct {
 	none      bool
 }
 
+// half keeps the lower bound for the left end of a hyphen range, the upper for
+// the right.
+func (i interval) half(end string) interval {
+	if end == "-" {
+		i.high = nil
+	} else {
+		i.low = nil
+	}
+	return i
+}
+
 func (i interval) holds(v *semver.Version) bool {
 	if i.none {
 		return false
@@ -133,6 +144,9 @@ func (i interval) holds(v *semver.Version) bool {
 	}
 	return true
 }
+
+// first is the lowest prerelease of a release.
+func first(n [3]uint64) *semver.Version { return semver.New(n[0], n[1], n[2], "0", "") }
 
 // bounds turns one comparison into an interval (node-semver README,
 // "Advanced Range Syntax"). An upper bound that comes from a missing part ends
@@ -192,7 +206,18 @@ func bounds(op, s string) (interval, error) {
 	if given == 0 {
 		return interval{none: op == "<" || op == ">"}, nil
 	}
+	whole := given == 3 && pre == "" // a complete release
 	switch op {
+	case "-", "- ":
+		// The ends of a hyphen range take a release's prereleases in, at both
+		// ends.
+		if whole {
+			return interval{low: first(n), high: next(2)}.half(op), nil
+		}
+		if given == 3 {
+			return interval{low: low, high: low, upTo: true}.half(op), nil
+		}
+		return interval{low: low, high: next(given - 1)}.half(op), nil
 	case "^":
 		part := 0
 		for part < given-1 && n[part] == 0 {

@@ -91,6 +91,7 @@ func ReadLock(name string, data, packageJSON []byte) (*project.NPMTree, error) {
 		tree.Packages = append(tree.Packages, *p)
 	}
 	sort.Slice(tree.Packages, func(i, j int) bool { return tree.Packages[i].Location < tree.Packages[j].Location })
+	inheritPlatforms(pkgs, tree.Packages)
 	for _, kind := range []string{"dependencies", "devDependencies"} {
 		deps, err := root.stringMap(kind)
 		if err != nil {
@@ -322,6 +323,79 @@ func around(location string) string {
 		return ""
 	}
 	return location[:i]
+}
+
+// inheritPlatforms gives an optional package without os, cpu and libc lists
+// those of the packages that need it, when they all have the same: when npm
+// leaves out a package for another system, it also leaves out what only that
+// one needs (a WebAssembly build's runtime, for example). Packages that are
+// needed by several kinds keep no list and are installed everywhere.
+func inheritPlatforms(pkgs object, all []project.NPMPackage) {
+	byLocation := make(map[string]*project.NPMPackage, len(all))
+	for i := range all {
+		byLocation[all[i].Location] = &all[i]
+	}
+	needed := make(map[string][]string) // location → locations that need it
+	for location, v := range pkgs {
+		e, ok := v.(object)
+		if !ok {
+			continue
+		}
+		kinds := dependencyKinds
+		if location != "" {
+			kinds = []string{"dependencies", "optionalDependencies", "peerDependencies"}
+		}
+		for _, kind := range kinds {
+			deps, _ := e.object(kind)
+			for dep := range deps {
+				if to := resolve(pkgs, location, dep); to != "" {
+					needed[to] = append(needed[to], location)
+				}
+			}
+		}
+	}
+	platform := func(p *project.NPMPackage) string { return fmt.Sprintf("%q %q %q", p.OS, p.CPU, p.Libc) }
+	none := platform(&project.NPMPackage{})
+	for changed := true; changed; {
+		changed = false
+		for i := range all {
+			p := &all[i]
+			if !p.Optional || platform(p) != none || len(needed[p.Location]) == 0 {
+				continue
+			}
+			var from *project.NPMPackage
+			for _, by := range needed[p.Location] {
+				q := byLocation[by]
+				if q == nil || platform(q) == none || from != nil && platform(q) != platform(from) {
+					from = nil
+					break
+				}
+				from = q
+			}
+			if from != nil {
+				p.OS, p.CPU, p.Libc = from.OS, from.CPU, from.Libc
+				changed = true
+			}
+		}
+	}
+}
+
+// resolve finds what a package at a location gets for a dependency's name, as
+// Node looks for it: in its own node_modules, then in each around it.
+func resolve(pkgs object, location, dep string) string {
+	for {
+		at := "node_modules/" + dep
+		if location != "" {
+			at = location + "/" + at
+		}
+		if _, ok := pkgs[at]; ok {
+			return at
+		}
+		if location == "" {
+			return ""
+		}
+		location = around(location)
+	}
 }
 
 func bundledInside(pkgs object, location string) bool {

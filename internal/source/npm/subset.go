@@ -12,9 +12,8 @@ import (
 // lock on a platform with glibc, in the order of the tree.
 //
 // Optional packages for other systems are left out, with everything in their
-// folders. npm may leave out a few more: optional packages whose engines range
-// does not fit, and dependencies that only a left-out package has. So the
-// result is what has to be at hand; Prove says what was installed. A package
+// folders and what only they need (see ReadLock). npm may leave out a few more:
+// optional packages whose engines range does not fit. A package
 // that is for other systems and not optional is an error, as it is for npm.
 func Subset(tree *project.NPMTree, dev bool, platform oci.Platform) ([]project.NPMPackage, error) {
 	cpu := platform.Architecture
