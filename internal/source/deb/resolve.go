@@ -272,9 +272,11 @@ type dependency struct {
 	choices []choice
 }
 
-// choice is a package, or, with v < 0, its omission.
+// choice is a package, or its omission: then the dependency is left alone unless
+// something else brings the package in.
 type choice struct {
-	v            int
+	v            int // of the package; -1 for the omission of a mere name
+	omit         bool
 	name, reason string // of the omission
 }
 
@@ -472,7 +474,7 @@ func (s *solver) expand(v int) int {
 			c := clause{lits: []lit{noLit(v)}, why: rule{kind: depends, pkg: p, field: f.name, text: g.String()}}
 			free := false
 			for _, ch := range d.choices {
-				if ch.v < 0 {
+				if ch.omit {
 					free = true // an omission meets it: no rule
 					break
 				}
@@ -525,7 +527,7 @@ func (s *solver) choices(g Group) []choice {
 	take := func(r Relation, ps []*Package) {
 		for _, p := range ps {
 			if reason, ok := s.omission(p.Name, r); ok {
-				out = append(out, choice{-1, p.Name, reason})
+				out = append(out, choice{s.variable(p), true, p.Name, reason})
 				continue
 			}
 			if v := s.variable(p); !have[v] {
@@ -543,7 +545,7 @@ func (s *solver) choices(g Group) []choice {
 		// The name itself may be omitted without being a package: a virtual one,
 		// or one that this archive no longer has.
 		if reason, ok := s.omission(r.Name, r); ok {
-			out = append(out, choice{-1, r.Name, reason})
+			out = append(out, choice{-1, true, r.Name, reason})
 		}
 		meet := s.meeting(r)
 		var best []*Package
@@ -832,7 +834,7 @@ func (s *solver) walk() (int, error) {
 		const none, omit = -2, -1
 		next := none
 		for _, ch := range d.choices {
-			if ch.v < 0 {
+			if ch.omit {
 				next = omit
 				break
 			}
@@ -880,7 +882,7 @@ func (s *solver) solution() *Solution {
 				continue
 			}
 			for _, ch := range d.choices {
-				if ch.v < 0 {
+				if ch.omit {
 					sol.Omitted = append(sol.Omitted, Omission{ch.name, ch.reason, n.pkg.Name})
 					break
 				}
