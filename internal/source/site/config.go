@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/lexer"
+	"github.com/goccy/go-yaml/token"
 )
 
 // config is the user's config file. Every key is optional.
@@ -47,6 +49,14 @@ func (l *stringList) UnmarshalYAML(decode func(any) error) error {
 
 // parseConfig reads the user's config file strictly.
 func parseConfig(path string, data []byte) (config, error) {
+	// Tags, anchors and aliases have no use in this file, and the decoder
+	// panics on a tag without a value.
+	for _, t := range lexer.Tokenize(string(data)) {
+		switch t.Type {
+		case token.TagType, token.AnchorType, token.AliasType, token.MergeKeyType:
+			return config{}, fmt.Errorf("%s:%d:%d: YAML tags, anchors and aliases are not used here", path, t.Position.Line, t.Position.Column)
+		}
+	}
 	var c config
 	err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(&c)
 	if err != nil && !errors.Is(err, io.EOF) { // io.EOF: an empty file
