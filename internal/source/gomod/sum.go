@@ -115,6 +115,9 @@ func (m *Module) readSums(text string) error {
 		if err := module.Check(v.Path, v.Version); err != nil {
 			return fmt.Errorf("go.sum:%d: %w", n, err)
 		}
+		if module.CanonicalVersion(v.Version) != v.Version {
+			return fmt.Errorf("go.sum:%d: %s is not a canonical version", n, v)
+		}
 		if err := checkH1(fields[2]); err != nil {
 			return fmt.Errorf("go.sum:%d: %s: %w", n, v, err)
 		}

@@ -138,7 +138,7 @@ func toolchainMode(rel string) int64 {
 }
 
 func copyMember(w io.Writer, m *zip.File, buf []byte) (oci.Digest, int64, error) {
-	r, err := openExactly(m)
+	r, err := m.Open()
 	if err != nil {
 		return "", 0, err
 	}

@@ -18,8 +18,8 @@ const maxZipFiles = 200_000
 
 // hashZip checks a module zip (golang.org/x/mod/zip, package comment: names
 // below PATH@VERSION/, no two equal under case folding, sizes) and returns its
-// h1 hash. It reads what the headers declare and no more, so a bomb costs no
-// more than modzip.MaxZipFile bytes of hashing.
+// h1 hash. archive/zip stops a member that is longer than its header says, so a
+// bomb costs no more than modzip.MaxZipFile bytes of hashing.
 func hashZip(v module.Version, r io.ReaderAt, size int64) (string, error) {
 	z, err := openZip(v, r, size)
 	if err != nil {
@@ -32,7 +32,7 @@ func hashZip(v module.Version, r io.ReaderAt, size int64) (string, error) {
 		names = append(names, f.Name)
 		byName[f.Name] = f
 	}
-	h, err := dirhash.Hash1(names, func(name string) (io.ReadCloser, error) { return openExactly(byName[name]) })
+	h, err := dirhash.Hash1(names, func(name string) (io.ReadCloser, error) { return byName[name].Open() })
 	if err != nil {
 		return "", fmt.Errorf("zip of %s is damaged: %w", v, err)
 	}
@@ -89,41 +89,6 @@ func openZip(v module.Version, r io.ReaderAt, size int64) (*zip.Reader, error) {
 		left -= f.UncompressedSize64
 	}
 	return z, nil
-}
-
-// openExactly reads a zip member and fails when it has other than its declared
-// size, before more than one byte too many was unpacked.
-func openExactly(f *zip.File) (io.ReadCloser, error) {
-	r, err := f.Open()
-	if err != nil {
-		return nil, err
-	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{&exactly{r: r, left: f.UncompressedSize64, name: f.Name}, r}, nil
-}
-
-type exactly struct {
-	r    io.Reader
-	left uint64
-	name string
-}
-
-func (e *exactly) Read(p []byte) (int, error) {
-	// One more than what is left, to see an overrun and the checksum.
-	if uint64(len(p)) > e.left+1 {
-		p = p[:e.left+1]
-	}
-	n, err := e.r.Read(p)
-	if uint64(n) > e.left {
-		return 0, fmt.Errorf("%s is longer than its header says", e.name)
-	}
-	e.left -= uint64(n)
-	if err == io.EOF && e.left > 0 {
-		err = io.ErrUnexpectedEOF
-	}
-	return n, err
 }
 
 // hashMod is the h1 hash of a go.mod file, as go.sum has it.
