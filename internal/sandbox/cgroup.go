@@ -174,7 +174,7 @@ func (g *cgroup) remove() {
 
 // unenforced says which limits the machine gives no means for.
 func unenforced(l Limits, is *initSpec) []string {
-	if l.PIDs > 0 && !is.CgroupPIDs && os.Geteuid() == 0 {
+	if l.PIDs > 0 && !is.CgroupPIDs && is.CallerIsRoot {
 		return []string{fmt.Sprintf("processes %d: NOT enforced: no cgroup is delegated, and the kernel exempts root from RLIMIT_NPROC", l.PIDs)}
 	}
 	return nil

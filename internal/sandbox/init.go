@@ -339,13 +339,16 @@ func (i *initProcess) fork() (int, []string, error) {
 	} else {
 		attr.Files = []uintptr{0, 1, 2}
 	}
-	// In the hope of the same process ids, which end up in temporary names.
-	if f := i.lastPID; f != nil {
-		defer f.Close()
-	}
 	restore, limits, err := i.limit()
 	if err != nil {
 		return 0, nil, stage("setting limits", err)
+	}
+	// Process ids end up in the names of temporary files: the command begins at
+	// 100 whatever number of threads this process has used. Best effort, for
+	// kernels with checkpoint support, and the last step that needs privileges.
+	if i.lastPID != nil {
+		_, _ = unix.Write(int(i.lastPID.Fd()), []byte("99"))
+		i.lastPID.Close()
 	}
 	if err := dropPrivileges(s.UID == 0); err != nil {
 		return 0, nil, stage("dropping capabilities", err)
@@ -361,15 +364,14 @@ func (i *initProcess) fork() (int, []string, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	n := &notifier{listener: listener, groups: s.Groups, gid: s.GID}
-	go n.serve()
-	if i.lastPID != nil {
-		_, _ = i.lastPID.WriteString("99")
-	}
 	pid, err := syscall.ForkExec(name, s.Args, attr)
 	if err != nil {
 		return 0, nil, &stageError{stage: "starting the command", err: execProblem(name, s.Dir, err)}
 	}
 	restore(pid)
+	// Only now, because a new thread would have taken the process id. A call
+	// that the command makes meanwhile waits.
+	n := &notifier{listener: listener, groups: s.Groups}
+	go n.serve()
 	return pid, limits, nil
 }

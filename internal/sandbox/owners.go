@@ -26,7 +26,6 @@ import (
 type notifier struct {
 	listener int
 	groups   []int
-	gid      int
 	rootFD   int
 	rootID   [2]uint64
 }

@@ -138,7 +138,7 @@ func prepare(s Spec) (*initSpec, func(made []string), error) {
 	is := &initSpec{
 		Lower: s.Lower, Upper: s.Upper, Root: s.Root, ReadOnly: s.ReadOnly, Args: s.Args, Env: s.Env, Dir: s.Dir,
 		Hostname: s.Hostname, UID: s.UID, GID: s.GID, Groups: s.Groups, FakeOwners: s.FakeOwners, NoSync: s.NoSync,
-		Randomize: s.Randomize, TTY: s.TTY, Network: s.Network, Limits: s.Limits,
+		Randomize: s.Randomize, TTY: s.TTY, Network: s.Network, Limits: s.Limits, CallerIsRoot: os.Geteuid() == 0,
 	}
 	var scratch []string
 	cleanup := func(made []string) {

@@ -40,6 +40,7 @@ type initSpec struct {
 	Limits  Limits
 	// Which limits cgroups already hold, so that no weaker one is set.
 	CgroupMemory, CgroupPIDs bool
+	CallerIsRoot             bool // RLIMIT_NPROC does not bind
 
 	ExeDev, ExeIno uint64 // identity of the caller's program file
 }
@@ -60,23 +61,21 @@ type fromInit struct {
 	Errno         int
 
 	// of "started" and "exit"
-	PID      int
-	Status   int
-	MaxRSS   int64
-	Nanos    int64
-	Limits   []string
-	Targets  []string // made in Root and to be removed, deepest last
-	Internal bool
+	PID     int
+	Status  int
+	MaxRSS  int64
+	Nanos   int64
+	Limits  []string
+	Targets []string // made in Root and to be removed, deepest last
 }
 
 // toInit is a message of the caller.
 type toInit struct {
-	Kind       string // "signal", "dial", "winsize"
-	ID         int
-	Sig        int
-	All        bool
-	Port       int
-	Rows, Cols uint16
+	Kind string // "signal", "dial", "winsize"
+	ID   int
+	Sig  int
+	All  bool
+	Port int
 }
 
 func send(c *net.UnixConn, m any, fd int) error {
