@@ -75,14 +75,14 @@ func ParseKeyring(data []byte) (Keyring, error) {
 		}
 		all.keys = keys
 	} else {
-		r := bytes.NewReader(data)
-		for {
-			block, err := armor.Decode(r)
-			if err != nil {
-				break // the end, or text after the last block
+		// The armor decoder reads ahead, so each block is cut out for it.
+		for _, part := range bytes.SplitAfter(data, []byte("-----END PGP PUBLIC KEY BLOCK-----")) {
+			if !bytes.Contains(part, []byte("-----BEGIN PGP PUBLIC KEY BLOCK-----")) {
+				continue // text after the last block
 			}
-			if block.Type != openpgp.PublicKeyType {
-				continue
+			block, err := armor.Decode(bytes.NewReader(append(bytes.Clone(part), '\n')))
+			if err != nil {
+				return Keyring{}, fmt.Errorf("armored OpenPGP key: %w", err)
 			}
 			keys, err := openpgp.ReadKeyRing(block.Body)
 			if err != nil {
