@@ -123,7 +123,11 @@ func (it Item) name() string {
 	}
 	if len(it.URLs) > 0 {
 		if u, err := url.Parse(it.URLs[0]); err == nil {
-			return path.Base(u.Path)
+			base := path.Base(u.Path)
+			if strings.HasSuffix(string(it.Digest), ":"+base) { // a by-hash address says nothing
+				return base[:min(12, len(base))] + "…"
+			}
+			return base
 		}
 	}
 	return string(it.Digest)

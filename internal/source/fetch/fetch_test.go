@@ -753,8 +753,10 @@ func TestBlob(t *testing.T) {
 			t.Errorf("%d bytes: %v", len(got), err)
 		}
 	}
-	if err := f.Fetch(ctx, []Item{{Digest: "sha256:x", URLs: []string{url}}}); err == nil {
-		t.Error("a malformed digest is fetched")
+	for _, d := range []digest.Digest{"", "x", "sha256:x"} {
+		if err := f.Fetch(ctx, []Item{{Digest: d, URLs: []string{url + "/x"}}}); err == nil {
+			t.Errorf("a malformed digest %q is fetched", d)
+		}
 	}
 }
 
