@@ -56,7 +56,7 @@ func sampleTree() []*filetree.Entry {
 	setuid := file("usr/bin/su", "suid")
 	setuid.Mode = 0o4755
 	caps := file("usr/bin/ping", "ping")
-	caps.Xattrs = map[string]string{"security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00", "user.a": "b"}
+	caps.Xattrs = map[string]string{"security.capability": "\x01\x00\x00\x02\x00\x20" + string(make([]byte, 14)), "user.a": "b"}
 	owner := file("home/app/owner", "mine")
 	owner.UID, owner.GID = 5_000_000, 1000
 	old := file("usr/old", "old")
