@@ -18,10 +18,10 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/xi2/xz"
 
 	"twinhull.dev/twinhull/internal/filetree"
 	"twinhull.dev/twinhull/internal/oci"
+	"twinhull.dev/twinhull/internal/source/xz"
 )
 
 // Bounds on what a package may hold. They are far above anything in Debian's
@@ -120,7 +120,7 @@ func decompress(r io.Reader, name, stem string) (io.Reader, func(), error) {
 		}
 		return z, none, nil
 	case ".xz":
-		z, err := xz.NewReader(r, xz.DefaultDictMax)
+		z, err := xz.NewReader(r)
 		if err != nil {
 			return nil, nil, compressed(err)
 		}
