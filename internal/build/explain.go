@@ -9,6 +9,9 @@ import (
 	"sort"
 	"strings"
 
+	digest "github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"twinhull.dev/twinhull/internal/filetree"
 	"twinhull.dev/twinhull/internal/oci"
 )
@@ -66,6 +69,30 @@ func ReadOrigins(store *oci.Layout, manifest oci.Digest) (*Origins, error) {
 		return ParseOrigins(raw, manifest)
 	}
 	return nil, fmt.Errorf("%w for %s", ErrNoOrigins, manifest)
+}
+
+// AllOrigins reads every origins document of a layout.
+func AllOrigins(store *oci.Layout) ([]*Origins, error) {
+	idx, err := store.Index()
+	if err != nil {
+		return nil, err
+	}
+	var out []*Origins
+	for _, d := range idx.Manifests {
+		hex, ok := strings.CutPrefix(d.Annotations[ocispec.AnnotationRefName], "sha256-")
+		if !ok {
+			continue
+		}
+		o, err := ReadOrigins(store, digest.NewDigestFromEncoded(digest.SHA256, hex))
+		if errors.Is(err, ErrNoOrigins) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, o)
+	}
+	return out, nil
 }
 
 // ParseOrigins reads an origins document about an image.

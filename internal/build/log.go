@@ -66,13 +66,8 @@ func (e *StepError) Error() string {
 			b.WriteString("\n    " + strings.TrimRight(line, "\n"))
 		}
 	}
-	fmt.Fprintf(&b, "\nall of its output: %s", e.Log)
+	fmt.Fprintf(&b, "\nall of its output: %s\nhint: `twinhull build --shell-on-failure` opens a shell where it failed", e.Log)
 	return b.String()
-}
-
-// Hint says how to look into it.
-func (e *StepError) Hint() string {
-	return "`twinhull build --shell-on-failure` opens a shell where it failed"
 }
 
 func (l *stepLog) failure(what string, res sandbox.Result) error {

@@ -507,12 +507,8 @@ func Stale(f *project.File, l *project.Lock) ([]string, error) {
 type StaleError struct{ Reasons []string }
 
 func (e *StaleError) Error() string {
-	return "twinhull.lock does not fit the project: " + strings.Join(e.Reasons, "; ")
-}
-
-// Hint says what to do.
-func (e *StaleError) Hint() string {
-	return "run `twinhull lock`, and commit the lock together with the change"
+	return "twinhull.lock does not fit the project: " + strings.Join(e.Reasons, "; ") +
+		"\nhint: run `twinhull lock`, and commit the lock together with the change"
 }
 
 func (b *Builder) fits() error {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -100,6 +101,7 @@ type work struct {
 	tools       *root // what steps run over
 	development *root
 	steps       []project.Step
+	everything  bool // inputs of other platforms too
 }
 
 func (w *work) platforms(zone oci.Zone) []oci.Platform {
@@ -316,6 +318,37 @@ func (b *Builder) Items(zones []oci.Zone) ([]fetch.Item, error) {
 	return b.items(w)
 }
 
+// AllItems lists every input that the lock names and the vault lacks, for all
+// zones and platforms and whatever machine this is: what an export carries.
+func (b *Builder) AllItems() ([]fetch.Item, error) {
+	all := &root{pkgs: b.lock.Packages}
+	items, err := b.items(&work{b: b, tools: all, development: all, everything: true})
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range b.lock.Archives {
+		m, err := b.Site.Debian()
+		if err != nil {
+			return nil, err
+		}
+		bases, err := m.For(a.Suite)
+		if err != nil {
+			return nil, err
+		}
+		for _, i := range a.Indexes {
+			if b.vault.Has(i.SHA256) {
+				continue
+			}
+			it := fetch.Item{Digest: i.SHA256, Size: i.Size, Name: a.Suite + " " + i.Path}
+			for _, base := range bases {
+				it.URLs = append(it.URLs, base+"/dists/"+a.Suite+"/"+path.Dir(i.Path)+"/by-hash/SHA256/"+i.SHA256.Encoded())
+			}
+			items = append(items, it)
+		}
+	}
+	return items, nil
+}
+
 func (b *Builder) items(w *work) ([]fetch.Item, error) {
 	var items []fetch.Item
 	seen := map[oci.Digest]bool{}
@@ -381,7 +414,7 @@ func (b *Builder) items(w *work) ([]fetch.Item, error) {
 	}
 	var goTools, npmTools []project.Tool
 	for _, t := range b.lock.Tools {
-		if b.vault.Has(t.Digest) || t.Platform != (oci.Platform{}) && t.Platform != b.host() {
+		if b.vault.Has(t.Digest) || t.Platform != (oci.Platform{}) && t.Platform != b.host() && !w.everything {
 			continue
 		}
 		if t.Name == "go" {

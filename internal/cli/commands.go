@@ -5,6 +5,15 @@ package cli
 // itself.
 func Commands() []*Command {
 	return []*Command{
+		initCommand(),
+		lockCommand(),
+		planCommand(),
+		buildCommand(),
+		runCommand(),
+		explainCommand(),
+		vaultCommand(),
+		doctorCommand(),
+		schemaCommand(),
 		versionCommand(),
 		completionCommand(),
 		completeCommand(),
