@@ -100,7 +100,8 @@ func readYAML(p *problems, data []byte) (v value, ok bool) {
 			v, ok = value{}, false
 		}
 	}()
-	tokens := lexer.Tokenize(string(data))
+	// Without the line feed the scanner loses a tag at the very end.
+	tokens := lexer.Tokenize(string(data) + "\n")
 	if !checkTokens(p, tokens) {
 		return v, false
 	}
@@ -193,15 +194,34 @@ func checkTokens(p *problems, tokens token.Tokens) bool {
 				return false
 			}
 		case token.MappingValueType:
+			switch key := t.Prev; {
+			case key == nil:
+			case key.Position.Line != t.Position.Line:
+				fail(t, "a key and its colon belong on one line", "")
+			case flow > 0 && key.Type != token.DoubleQuoteType && key.Type != token.SingleQuoteType && adjoins(t, t.Next):
+				// The scanner splits {compile:dist: x} after compile; YAML does not.
+				rest, _, _ := strings.Cut(t.Next.Value, ": ")
+				fail(key, "a colon without a space inside { } can be read in two ways",
+					fmt.Sprintf("write a space after it, or quotes around the text: %q", shorten(key.Value+":"+rest)))
+			}
 			if flow == 0 && t.Prev != nil && t.Prev.Position.Column > maxIndent {
 				fail(t, "nested too deeply", "")
 				return false
 			}
 		case token.StringType:
 			// The scanner takes these for plain text; YAML does not.
-			if flow == 0 && t.Value != "" && strings.ContainsRune(",]}", rune(t.Value[0])) && t.Indicator == token.NotIndicator &&
-				(t.Prev == nil || t.Prev.Type != token.LiteralType && t.Prev.Type != token.FoldedType) {
+			if flow == 0 && t.Value != "" && strings.ContainsRune(",]}", rune(t.Value[0])) && t.Indicator == token.NotIndicator && !inBlock(t) {
 				fail(t, fmt.Sprintf("%q has no beginning", t.Value[:1]), "text that begins with it goes into quotes")
+			}
+		}
+		// Inside unquoted text the scanner drops a tab without a word, and takes
+		// a line that is indented too little for the text's continuation.
+		if written := strings.TrimSpace(t.Origin); t.Indicator == token.NotIndicator && !inBlock(t) {
+			switch {
+			case strings.Contains(written, "\n"):
+				fail(t, "unquoted text goes on on the next line", "is that line a key without its colon? Long text goes behind >- or into quotes")
+			case strings.Contains(written, "\t"):
+				fail(t, "a tab inside unquoted text", `put the text in double quotes and write the tab as \t`)
 			}
 		}
 		if t.Type != token.DocumentHeaderType {
@@ -209,6 +229,24 @@ func checkTokens(p *problems, tokens token.Tokens) bool {
 		}
 	}
 	return ok
+}
+
+// inBlock tells whether the token is the text of a block scalar (| or >).
+func inBlock(t *token.Token) bool {
+	return t.Prev != nil && (t.Prev.Type == token.LiteralType || t.Prev.Type == token.FoldedType)
+}
+
+// adjoins tells whether the token after a colon stands directly behind it and
+// is not one that ends the value.
+func adjoins(colon, next *token.Token) bool {
+	if next == nil || next.Position.Line != colon.Position.Line || next.Position.Column != colon.Position.Column+1 {
+		return false
+	}
+	switch next.Type {
+	case token.CollectEntryType, token.MappingEndType, token.SequenceEndType:
+		return false
+	}
+	return true
 }
 
 func place(t *token.Token) position {
@@ -239,6 +277,8 @@ func (p *problems) addSyntax(err error, data []byte) {
 	case strings.Contains(indent, "\t"):
 		at.column = 1 + strings.IndexByte(indent, '\t')
 		message, hint = "a tab indents this line: YAML knows only spaces", "replace each tab by two spaces"
+	case strings.Contains(message, "non-map value"):
+		message, hint = "this line is no key with a value", "is a colon missing?"
 	case strings.Contains(message, "']' not found"):
 		message = "the list that begins here has no ]"
 	case strings.Contains(message, "end token '}'"):
@@ -295,8 +335,12 @@ func (c *converter) node(n ast.Node) value {
 		v.kind, v.text = boolValue, t.Value
 	case *ast.SequenceNode:
 		v.kind = listValue
-		for _, item := range n.Values {
-			v.list = append(v.list, c.node(item))
+		for i, item := range n.Values {
+			one := c.node(item)
+			if !n.IsFlowStyle && i < len(n.Entries) {
+				c.indented(place(n.Entries[i].Start), one, "item")
+			}
+			v.list = append(v.list, one)
 		}
 	case *ast.MappingNode:
 		v.kind = mapValue
@@ -316,6 +360,14 @@ func (c *converter) node(n ast.Node) value {
 	return v
 }
 
+// indented refuses a value that stands on a later line and not further right
+// than what it belongs to. The parser takes some of these, YAML none.
+func (c *converter) indented(at position, v value, what string) {
+	if v.kind != nullValue && v.at.line > at.line && v.at.column <= at.column {
+		c.fail(v.at, fmt.Sprintf("is not indented below its %s on line %d", what, at.line), "")
+	}
+}
+
 func (c *converter) pair(n *ast.MappingValueNode) entry {
 	t := n.Key.GetToken()
 	e := entry{at: place(t)}
@@ -328,6 +380,9 @@ func (c *converter) pair(n *ast.MappingValueNode) entry {
 		c.fail(e.at, "a key must be plain or quoted text", "")
 	}
 	e.value = c.node(n.Value)
+	if e.value.kind != listValue { // a list's dashes may stand below the first letter of its key
+		c.indented(e.at, e.value, "key")
+	}
 	if e.value.at.line == 0 || e.value.kind == nullValue {
 		e.value.at = e.at // an absent value has no place of its own
 	}
