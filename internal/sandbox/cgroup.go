@@ -59,7 +59,7 @@ func makeCgroup(mount, own string, l Limits) *cgroup {
 		}
 		g := &cgroup{path: p, limits: l}
 		set := func(name, value string) bool {
-			return os.WriteFile(filepath.Join(p, name), []byte(value), 0) == nil
+			return os.WriteFile(filepath.Join(p, name), []byte(value), 0o644) == nil
 		}
 		if l.MemoryBytes > 0 && set("memory.max", strconv.FormatInt(l.MemoryBytes, 10)) {
 			g.memory = true

@@ -65,7 +65,7 @@ func (i *initProcess) limit() (restore func(pid int), report []string, err error
 		report = append(report, fmt.Sprintf("memory %d: RLIMIT_DATA, of each process", l.MemoryBytes))
 	}
 	if l.PIDs > 0 && !i.spec.CgroupPIDs && !i.spec.CallerIsRoot {
-		if err := lower(unix.RLIMIT_NPROC, l.PIDs); err != nil {
+		if err := lower(unix.RLIMIT_NPROC, l.PIDs+initThreads); err != nil {
 			return nil, nil, err
 		}
 		report = append(report, fmt.Sprintf("processes %d: RLIMIT_NPROC", l.PIDs))

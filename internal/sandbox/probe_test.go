@@ -50,6 +50,8 @@ func init() { // a literal would refer to itself
 		"alloc":          probeAlloc,
 		"cpus":           func([]string) error { fmt.Println(runtime.NumCPU()); return nil },
 		"parent":         probeParent,
+		"own-program":    func([]string) error { fmt.Println(unix.Chmod("/proc/self/exe", 0o755)); return nil },
+		"chowns":         probeChowns,
 		"trace":          probeTrace,
 		"orphans-middle": func([]string) error { return child("true").Start() },
 	}
@@ -382,7 +384,7 @@ func probeOrphans([]string) error {
 
 func probeBomb([]string) error {
 	n := 0
-	for range 400 {
+	for range 150 {
 		if err := child("sleep").Start(); err != nil {
 			fmt.Println("stopped:", err)
 			break
@@ -575,6 +577,19 @@ func probeTrace([]string) error {
 	}
 	if err := unix.PtraceAttach(c.Process.Pid); err != nil {
 		return fmt.Errorf("attaching to an own child: %v", err)
+	}
+	return nil
+}
+
+func probeChowns(a []string) error {
+	n, _ := strconv.Atoi(a[0])
+	if err := os.WriteFile("/f", nil, 0o644); err != nil {
+		return err
+	}
+	for i := range n {
+		if err := unix.Chown("/f", 1+i%100, 1); err != nil {
+			return err
+		}
 	}
 	return nil
 }

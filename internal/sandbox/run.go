@@ -282,7 +282,7 @@ func (p *Process) start(ctx context.Context, s Spec, is *initSpec, cleanup func(
 		specW.Close()
 		return &Error{Stage: "making a pipe", Err: err}
 	}
-	undo = append(undo, std.abandon)
+	undo = append(undo, func() { std.closeChildEnds(); _ = std.wait() })
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = std.in, std.out, std.err
 
 	// The parent-death signal is tied to the thread that forks, so one thread
@@ -592,7 +592,10 @@ func (p *Process) joinTerminal(s Spec) (restore func()) {
 		}
 	}
 	if s.Stdin != nil {
-		go func() { _, _ = io.Copy(p.pty, s.Stdin) }()
+		go func() {
+			_, _ = io.Copy(p.pty, s.Stdin)
+			_, _ = p.pty.Write([]byte{4}) // control-D: a terminal has no other end of file
+		}()
 	}
 	read := make(chan struct{})
 	go func() {

@@ -663,7 +663,8 @@ func TestLimits(t *testing.T) {
 	s = spec(t, "alloc")
 	s.Limits.MemoryBytes = 256 << 20
 	r, out = run(t, s)
-	if !strings.Contains(out, "stopped after") && r.Signal == 0 {
+	// The race detector asks for more at its start than the limit gives.
+	if !strings.Contains(out, "stopped after") && !strings.Contains(out, "ThreadSanitizer failed to allocate") {
 		t.Errorf("memory: %s %v %q", out, r, r.Limits)
 	}
 	s = spec(t, "bomb")
@@ -673,7 +674,7 @@ func TestLimits(t *testing.T) {
 		t.Errorf("limits: %q", r.Limits)
 	} else if strings.Contains(r.Limits[0], "NOT enforced") {
 		t.Log(r.Limits[0])
-	} else if strings.Contains(out, "started 400") {
+	} else if strings.Contains(out, "started 150") {
 		t.Errorf("the bomb went off with %q: %s", r.Limits, out)
 	}
 }
@@ -681,13 +682,39 @@ func TestLimits(t *testing.T) {
 func TestTerminal(t *testing.T) {
 	s := spec(t, "tty", "read")
 	s.TTY = true
-	s.Stdin = strings.NewReader("typed\n")
-	var out bytes.Buffer
-	s.Stdout = &out
-	r, err := Run(t.Context(), s)
-	want := "tty /dev/pts/0 <nil> foreground true <nil> session true <nil>\njob <nil> <nil>\nread \"typed\\n\" <nil>\n"
-	if got := strings.ReplaceAll(strings.ReplaceAll(out.String(), "\r", ""), "typed\nt", "t"); err != nil || !r.Success() || got != want {
-		t.Errorf("%v %v\n%s", r, err, cmp.Diff(want, got))
+	in, typing := io.Pipe()
+	defer typing.Close()
+	out := newLines()
+	s.Stdin, s.Stdout = in, out
+	p, err := Start(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_, _ = p.Wait()
+		out.w.Close()
+	}()
+	var got []string
+	for out.Scan() {
+		line := out.Text()
+		if line == "typed" {
+			continue // the echo
+		}
+		got = append(got, line)
+		if strings.HasPrefix(line, "job") {
+			go func() { _, _ = io.WriteString(typing, "typed\n") }()
+		}
+	}
+	want := []string{
+		"tty /dev/pts/0 <nil> foreground true <nil> session true <nil>",
+		"job <nil> <nil>",
+		"read \"typed\\n\" <nil>",
+	}
+	if r, err := p.Wait(); err != nil || !r.Success() {
+		t.Errorf("%v %v", r, err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
 
@@ -727,11 +754,60 @@ func TestNoLeaks(t *testing.T) {
 	}
 }
 
+// The program file of whoever runs the sandbox is out of reach for writing,
+// even where the command gets the kernel to execute it inside.
+func TestProgramFile(t *testing.T) {
+	s := spec(t, "own-program")
+	if err := os.WriteFile(filepath.Join(s.Upper, "script"), []byte("#!/proc/self/exe\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.Args = []string{"/script"}
+	if diff := cmp.Diff("read-only file system\n", ok(t, s)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// BenchmarkRunTrue is what a sandbox costs beyond what runs in it; the
+// processor time is the figure to compare on a busy machine.
 func BenchmarkRunTrue(b *testing.B) {
 	s := spec(b, "true")
+	before := processorTime()
 	for b.Loop() {
 		if r, err := Run(b.Context(), s); err != nil || !r.Success() {
 			b.Fatal(r, err)
 		}
+	}
+	b.ReportMetric(float64((processorTime()-before).Microseconds())/float64(b.N)/1000, "cpu-ms/op")
+}
+
+// BenchmarkExecTrue is the same command without a sandbox.
+func BenchmarkExecTrue(b *testing.B) {
+	before := processorTime()
+	for b.Loop() {
+		cmd := exec.Command(filepath.Join(lower(b), "probe"))
+		cmd.Env = []string{probeVariable + "=true"}
+		if err := cmd.Run(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64((processorTime()-before).Microseconds())/float64(b.N)/1000, "cpu-ms/op")
+}
+
+func processorTime() (d time.Duration) {
+	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
+		var ru unix.Rusage
+		if unix.Getrusage(who, &ru) == nil {
+			d += time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
+		}
+	}
+	return d
+}
+
+// BenchmarkChown is what one recorded chown costs.
+func BenchmarkChown(b *testing.B) {
+	s := spec(b, "chowns", strconv.Itoa(b.N))
+	s.FakeOwners = true
+	if r, err := Run(b.Context(), s); err != nil || !r.Success() {
+		b.Fatal(r, err)
 	}
 }
