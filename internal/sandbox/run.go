@@ -224,7 +224,7 @@ func program() (name string) {
 
 // command is this program re-executed in new namespaces.
 func command(kind string, uid, gid int, flags uintptr) *exec.Cmd {
-	cmd := &exec.Cmd{Path: program(), Args: []string{initName, kind}, Env: []string{"GOTRACEBACK=single"}, Dir: "/"}
+	cmd := &exec.Cmd{Path: program(), Args: []string{initName, kind}, Env: []string{"GOTRACEBACK=single", "GOMAXPROCS=4"}, Dir: "/"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setsid:      true,
 		Cloneflags:  syscall.CLONE_NEWUSER | flags,
