@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"twinhull.dev/twinhull/internal/filetree"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/project"
@@ -132,6 +134,9 @@ func TestRealNPM(t *testing.T) {
 			pkgs []project.NPMPackage
 			args []string
 		}{{"development", all, nil}, {"production", production, []string{"--omit=dev"}}} {
+			if name == "9.9.4" && set.zone == "development" {
+				continue // what differs between the zones is npm's bundle, and time is dear
+			}
 			t.Run(name+"/"+set.zone, func(t *testing.T) {
 				table := npm.NewTable(v, tables)
 				mirror := npm.NewMirror(table, set.pkgs, tools)
@@ -178,6 +183,29 @@ func TestRealNPM(t *testing.T) {
 				if hidden, err := os.ReadFile(filepath.Join(cmd.Dir, npm.HiddenLock)); err != nil || strings.Contains(string(hidden), srv.URL) {
 					t.Errorf("the hidden lock names the mirror, or cannot be read: %v", err)
 				}
+				// Laying the packages out without npm gives the same tree, but
+				// for what install scripts change.
+				laid, err := npm.Install(ctx, v, filepath.Join(work, "unpacked"), set.pkgs, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				byNPM, byUs := make(map[string]string), make(map[string]string)
+				for _, e := range installed {
+					// Install makes no links to commands of bundled packages: the
+					// lock does not list these.
+					bundled := strings.HasPrefix(e.Path, "node_modules/npm/node_modules/") && strings.Contains(e.Path, "/.bin")
+					if e.Path != npm.HiddenLock && !bundled && !strings.Contains(proof.Origins[e.Path].Note, "install script") {
+						byNPM[e.Path] = describe(e)
+					}
+				}
+				for _, e := range laid {
+					if _, ok := byNPM[e.Path]; ok || !strings.Contains(proof.Origins[e.Path].Note, "install script") {
+						byUs[e.Path] = describe(e)
+					}
+				}
+				if d := cmp.Diff(byNPM, byUs); d != "" {
+					t.Errorf("npm's tree (-) and ours (+):\n%.4000s", d)
+				}
 				// What npm installs is what Subset says: it serves no more, and
 				// nothing that was expected is missing.
 				if want := distinct(set.pkgs); len(rec.Served) != want {
@@ -186,6 +214,14 @@ func TestRealNPM(t *testing.T) {
 			})
 		}
 	}
+}
+
+// describe is what an image keeps of an entry; the mode of a link is nobody's.
+func describe(e *filetree.Entry) string {
+	if e.IsLink() {
+		return "link " + e.Link
+	}
+	return fmt.Sprintf("%c %04o %s", e.Type, e.Mode, e.Digest)
 }
 
 func distinct(pkgs []project.NPMPackage) int {
