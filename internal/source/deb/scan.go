@@ -2,6 +2,7 @@ package deb
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 	"unsafe"
@@ -248,7 +249,7 @@ func ScanPackages(data []byte) ([]Package, error) {
 				return nil, fail("field %s is given twice", l[:colon])
 			}
 			seen |= last
-			v := strings.Trim(l[colon+1:], " \t")
+			v := trim(l[colon+1:])
 			start = i + colon + 1
 			if err := p.set(last, v); err != nil {
 				return nil, fail("%s: %v", l[:colon], err)
@@ -263,6 +264,18 @@ func ScanPackages(data []byte) ([]Package, error) {
 		out = append(out, p)
 	}
 	return out, nil
+}
+
+// trim cuts blanks and tabs off both ends. It is a third of the time of
+// strings.Trim here, which is called a million times an index.
+func trim(s string) string {
+	for s != "" && (s[0] == ' ' || s[0] == '\t') {
+		s = s[1:]
+	}
+	for s != "" && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
+		s = s[:len(s)-1]
+	}
+	return s
 }
 
 // folded gives the place of a field whose value may go on over several lines.
@@ -307,8 +320,13 @@ func (p *Package) set(f uint32, v string) error {
 		}
 		p.Version = v
 	case fArchitecture:
-		if v == "" || strings.TrimLeft(v, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-			return fmt.Errorf("%.80q is not an architecture", v)
+		if v == "" {
+			return errors.New("it is empty")
+		}
+		for i := 0; i < len(v); i++ {
+			if !isArchByte(v[i]) {
+				return fmt.Errorf("%.80q is not an architecture", v)
+			}
 		}
 		p.Arch = v
 	case fEssential:
