@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"sync"
 	"testing"
 	"time"
 
@@ -41,13 +42,25 @@ func hardlink(path, target string) *filetree.Entry {
 
 // words is reproducible text that compresses like program text does.
 func words(seed uint64, n int) string {
+	type args struct {
+		seed uint64
+		n    int
+	}
+	if s, ok := wordsMade.Load(args{seed, n}); ok {
+		return s.(string)
+	}
 	r := rand.New(rand.NewPCG(seed, 1))
 	var b bytes.Buffer
 	for b.Len() < n {
 		fmt.Fprintf(&b, "%x %s ", r.Uint32()>>18, []string{"the", "file", "import", "return", "function"}[r.IntN(5)])
 	}
-	return string(b.Bytes()[:n])
+	s := string(b.Bytes()[:n])
+	wordsMade.Store(args{seed, n}, s)
+	return s
 }
+
+// wordsMade remembers words: making them takes longer than compressing them.
+var wordsMade sync.Map
 
 // sampleTree has one of everything that a layer can hold, and enough text for
 // several compressor blocks.
@@ -63,7 +76,7 @@ func sampleTree() []*filetree.Entry {
 	old.ModTime = -5
 	return []*filetree.Entry{
 		folder("usr"), folder("usr/bin"), folder("usr/share"), folder("home"), folder("home/app"), folder("tmp"),
-		file("usr/bin/big", words(1, 3<<20)), file("usr/share/text", words(2, 70_000)), file("usr/share/empty", ""),
+		file("usr/bin/big", words(1, 2<<20+100_000)), file("usr/share/text", words(2, 70_000)), file("usr/share/empty", ""),
 		file(long, "long"), file("usr/"+string(bytes.Repeat([]byte("x"), 180)), "one part"),
 		symlink("bin", "usr/bin"), symlink("usr/share/far", string(bytes.Repeat([]byte("../x/"), 40))),
 		hardlink("usr/bin/a-link", "usr/bin/big"), hardlink("usr/bin/z-link", "usr/bin/big"),

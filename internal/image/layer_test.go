@@ -130,7 +130,7 @@ func TestEStargz(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := io.ReadAll(sr)
-	if err != nil || digest.FromBytes(got) != digest.FromString(words(1, 3<<20)) {
+	if err != nil || digest.FromBytes(got) != digest.FromString(words(1, 2<<20+100_000)) {
 		t.Errorf("usr/bin/big read through the index: %d bytes, %v", len(got), err)
 	}
 	d := blob.Descriptor()
@@ -387,11 +387,9 @@ func TestCache(t *testing.T) {
 				cancel()
 			}
 			_, _, err := b.Cache.Layer(c, other, Gzip, nil)
-			if i == 0 && err == nil || i > 0 && err != nil {
-				// The cancelled caller may still find it in the cache.
-				if i > 0 || !errors.Is(err, nil) {
-					t.Errorf("caller %d: %v", i, err)
-				}
+			// The one that gives up may still find the layer in the cache.
+			if i > 0 && err != nil {
+				t.Errorf("caller %d: %v", i, err)
 			}
 		})
 	}
