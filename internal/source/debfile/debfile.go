@@ -16,7 +16,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -28,6 +27,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"twinhull.dev/twinhull/internal/durable"
 	"twinhull.dev/twinhull/internal/filetree"
 	"twinhull.dev/twinhull/internal/oci"
 )
@@ -118,90 +118,92 @@ const (
 // the cache then. A digest that does not match is reported in preference to
 // whatever else the wrong bytes broke.
 func Open(ctx context.Context, cacheDir, debPath string, digest oci.Digest) (*Package, error) {
-	return open(ctx, cacheDir, debPath, digest, nil)
+	return open(ctx, cacheDir, debPath, digest, nil, nil)
 }
 
-func open(ctx context.Context, cacheDir, debPath string, digest oci.Digest, read func(n int)) (*Package, error) {
+// processors bounds how many packages are decompressed at once; taking and
+// giving back a place is sending to it and receiving from it. A nil value
+// bounds nothing.
+type processors chan struct{}
+
+func (p processors) take(ctx context.Context) error {
+	if p == nil {
+		return nil
+	}
+	select {
+	case p <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (p processors) give() {
+	if p != nil {
+		<-p
+	}
+}
+
+func open(ctx context.Context, cacheDir, debPath string, digest oci.Digest, procs processors, read func(n int)) (*Package, error) {
 	if !filepath.IsAbs(cacheDir) {
-		return nil, fmt.Errorf("cache folder %q is not an absolute path", cacheDir)
+		return nil, fmt.Errorf("package cache: folder %q is not an absolute path", cacheDir)
 	}
 	if err := digest.Validate(); err != nil || digest.Algorithm() != "sha256" {
 		return nil, fmt.Errorf("package %s: digest %q is not a SHA-256 digest", debPath, digest)
 	}
-	debs := filepath.Join(cacheDir, "debs")
-	final := filepath.Join(debs, digest.Encoded())
+	dir := filepath.Join(cacheDir, "debs", digest.Encoded())
 	// An entry that cannot be read is made again: the .deb is the truth, the
 	// cache only saves work.
-	if p, err := load(final, digest); err == nil {
+	if p, err := load(dir, digest); err == nil {
 		return p, nil
 	}
-	if err := os.MkdirAll(debs, 0o777); err != nil {
-		return nil, fmt.Errorf("package cache: %w", err)
-	}
-	tmp, err := os.MkdirTemp(debs, ".new-")
-	if err != nil {
-		return nil, fmt.Errorf("package cache: %w", err)
-	}
-	defer os.RemoveAll(tmp)
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		return nil, fmt.Errorf("package cache: %w", err)
-	}
-	if err := convert(ctx, tmp, debPath, digest, read); err != nil {
+	if err := convert(ctx, dir, debPath, digest, procs, read); err != nil {
 		return nil, err
 	}
-	if err := commit(tmp, final, digest); err != nil {
-		return nil, fmt.Errorf("package cache: %w", err)
-	}
-	p, err := load(final, digest)
+	p, err := load(dir, digest)
 	if err != nil {
 		return nil, fmt.Errorf("package cache: the entry of %s, just written, cannot be read back: %w", debPath, err)
 	}
 	return p, nil
 }
 
-// commit puts the complete folder tmp under its final name. When another
-// process was faster its entry is kept, unless it is damaged.
-func commit(tmp, final string, digest oci.Digest) error {
-	for range 3 {
-		err := os.Rename(tmp, final)
-		if err == nil || !errors.Is(err, os.ErrExist) {
-			return err
-		}
-		if _, err := load(final, digest); err == nil {
-			return nil
-		}
-		// Damaged: move it aside under a name that nobody else has, then try
-		// again. Its removal may fail without harm.
-		aside := tmp + ".old"
-		if err := os.Rename(final, aside); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		os.RemoveAll(aside)
-	}
-	return fmt.Errorf("%s is damaged and keeps coming back; remove it", final)
-}
-
-// convert writes the data archive and the index of the package into dir.
-func convert(ctx context.Context, dir, debPath string, digest oci.Digest, read func(n int)) error {
+// convert makes the cache entry of a package in folder dir: first the data
+// archive, then the index, each complete or absent. An entry without an index
+// is none, so a crash between the two costs only the work. Two processes that
+// make the same entry replace each other's files by equal ones, which disturbs
+// no reader; a damaged entry is mended in the same way.
+func convert(ctx context.Context, dir, debPath string, digest oci.Digest, procs processors, read func(n int)) error {
 	f, err := os.Open(debPath)
 	if err != nil {
 		return fmt.Errorf("package: %w", err)
 	}
 	defer f.Close()
-	data, err := os.OpenFile(filepath.Join(dir, dataName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err := procs.take(ctx); err != nil {
+		return err
+	}
+	held := true
+	release := func() {
+		if held {
+			held = false
+			procs.give()
+		}
+	}
+	defer release()
+
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return fmt.Errorf("package cache: %w", err)
+	}
+	data, err := durable.Create(filepath.Join(dir, dataName), 0o666)
 	if err != nil {
 		return fmt.Errorf("package cache: %w", err)
 	}
 	defer data.Close()
-
 	src := &source{ctx: ctx, r: f, hash: sha256.New(), read: read}
 	c, err := unpack(src, data)
 	// Read on to the end whatever happened, so that wrong bytes are called
 	// wrong bytes and not by one of their symptoms.
-	if src.err == nil {
-		io.Copy(io.Discard, src)
-	}
-	if src.err != nil && src.err != io.EOF {
+	io.Copy(io.Discard, src)
+	if src.err != io.EOF {
 		return fmt.Errorf("package %s: %w", debPath, src.err)
 	}
 	if got := hex.EncodeToString(src.hash.Sum(nil)); got != digest.Encoded() {
@@ -210,10 +212,12 @@ func convert(ctx context.Context, dir, debPath string, digest oci.Digest, read f
 	if err != nil {
 		return fmt.Errorf("package %s: %w", debPath, err)
 	}
-	if err := data.Close(); err != nil {
+	// Waiting for the disk needs no processor.
+	release()
+	if err := data.Commit(); err != nil {
 		return fmt.Errorf("package cache: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, indexName), c.encode(), 0o644); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, indexName), c.encode(), 0o666); err != nil {
 		return fmt.Errorf("package cache: %w", err)
 	}
 	return nil
@@ -292,8 +296,10 @@ func OpenAll(ctx context.Context, cacheDir string, inputs []Input, progress func
 		progress(done, total)
 	}
 	out := make([]*Package, len(inputs))
+	// A few more than there are processors wait for the disk meanwhile.
+	procs := make(processors, runtime.GOMAXPROCS(0))
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(runtime.GOMAXPROCS(0))
+	g.SetLimit(cap(procs) + 8)
 	for _, j := range order {
 		if ctx.Err() != nil {
 			break
@@ -303,7 +309,7 @@ func OpenAll(ctx context.Context, cacheDir string, inputs []Input, progress func
 				return err
 			}
 			var seen int64
-			p, err := open(ctx, cacheDir, j.Path, j.Digest, func(n int) {
+			p, err := open(ctx, cacheDir, j.Path, j.Digest, procs, func(n int) {
 				seen += int64(n)
 				add(int64(n))
 			})
