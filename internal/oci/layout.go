@@ -3,6 +3,8 @@ package oci
 import (
 	"bytes"
 	"context"
+	_ "crypto/sha256" // go-digest knows an algorithm only when its code is linked in
+	_ "crypto/sha512"
 	"encoding/json"
 	"errors"
 	"fmt"

@@ -98,8 +98,8 @@ func ParseRef(s string) (Ref, error) {
 	rest := s
 	if before, d, ok := strings.Cut(rest, "@"); ok {
 		ref.Digest, rest = Digest(d), before
-		if err := ref.Digest.Validate(); err != nil {
-			return fail("digest %q: %v", d, err)
+		if err := checkDigest(ref.Digest); err != nil {
+			return fail("%v", err)
 		}
 	}
 	host, name, ok := strings.Cut(rest, "/")
