@@ -268,7 +268,26 @@ func TestPushSharesLayers(t *testing.T) {
 	devSpec.Zone = oci.Development
 	devSpec.Layers[2].Entries = []*filetree.Entry{file("usr/bin/gcc", words(7, 1<<20))}
 	prod, dev := mustBuild(t, b, prodSpec), mustBuild(t, b, devSpec)
-	host := testRegistry(t, nil)
+	// The test registry has one store for all repositories and cannot mount; a
+	// real one does not show app what only app/dev has until it is mounted
+	// (distribution-spec, "Mounting a blob from another repository").
+	mounted := 0
+	separate := true
+	host := testRegistry(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if separate && req.Method == http.MethodHead && strings.HasPrefix(req.URL.Path, "/v2/app/blobs/") {
+				http.NotFound(w, req)
+				return
+			}
+			if q := req.URL.Query(); req.Method == http.MethodPost && q.Get("mount") == string(prod.Layers[0].Digest) && q.Get("from") == "app/dev" {
+				mounted++
+				w.Header().Set("Location", "/v2/app/blobs/"+q.Get("mount"))
+				w.WriteHeader(http.StatusCreated)
+				return
+			}
+			h.ServeHTTP(w, req)
+		})
+	})
 	ref := func(name string) oci.Ref { return oci.Ref{Kind: oci.RegistryRef, Host: host, Name: name, Tag: "1"} }
 	first, err := Push(ctx, b.Store, dev.Manifest, ref("app/dev"), PushOptions{Keychain: noKeys})
 	if err != nil {
@@ -284,6 +303,10 @@ func TestPushSharesLayers(t *testing.T) {
 	if want := prod.Layers[1].Size + prod.Config.Size + prod.Manifest.Size; second.Uploaded != want {
 		t.Errorf("production: %d bytes uploaded, want %d (application layer, configuration, manifest)", second.Uploaded, want)
 	}
+	if mounted != 1 {
+		t.Errorf("the shared layer was asked for %d times, want once", mounted)
+	}
+	separate = false
 	third, err := Push(ctx, b.Store, prod.Manifest, ref("app"), PushOptions{Keychain: noKeys})
 	if err != nil || third.Uploaded > prod.Manifest.Size {
 		t.Errorf("again: %d bytes uploaded, %v", third.Uploaded, err)
