@@ -384,7 +384,7 @@ func probeOrphans([]string) error {
 
 func probeBomb([]string) error {
 	n := 0
-	for range 150 {
+	for range 80 {
 		if err := child("sleep").Start(); err != nil {
 			fmt.Println("stopped:", err)
 			break

@@ -210,6 +210,9 @@ func (s Spec) check() (Spec, error) {
 			if fi, err = os.Stat(*p); err == nil && !fi.IsDir() {
 				err = fmt.Errorf("%s %s is not a folder", what, *p)
 			}
+			if *p == "/" {
+				err = fmt.Errorf("%s: the machine's own root is no tree for a sandbox", what)
+			}
 		}
 	}
 	s.Lower = slices.Clone(s.Lower)
