@@ -69,6 +69,11 @@ func (c *contents) encode() []byte {
 			str(string(e.Digest))
 		}
 	}
+	return seal(b)
+}
+
+// seal puts the magic line and the checksum before the rest of an index.
+func seal(b []byte) []byte {
 	sum := sha256.Sum256(b)
 	out := make([]byte, 0, len(indexMagic)+len(sum)+len(b))
 	out = append(out, indexMagic...)

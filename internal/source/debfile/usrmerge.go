@@ -121,7 +121,7 @@ func mergedLink(old, text string) string {
 	for len(from) > 0 && len(parts) > 1 && from[0] == parts[0] {
 		from, parts = from[1:], parts[1:]
 	}
-	return strings.Repeat("../", len(from)) + strings.Join(parts, "/")
+	return strings.TrimSuffix(strings.Repeat("../", len(from))+strings.Join(parts, "/"), "/")
 }
 
 // MergeLinks returns the links that a merged tree has at its root, and the
