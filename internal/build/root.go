@@ -47,7 +47,7 @@ type root struct {
 
 // rootVersion is part of every root's key: raise it when the code below makes
 // other bytes from the same packages.
-const rootVersion = 1
+const rootVersion = 2
 
 type rootDescription struct {
 	Packages []oci.Digest `json:"packages"`
@@ -360,6 +360,12 @@ func (b *Builder) readUpper(ctx context.Context, dir string) ([]upperEntry, erro
 			Path: s.Path, Type: s.Type, Mode: s.Mode, UID: s.UID, GID: s.GID, Link: s.Link, Xattrs: s.Xattrs,
 			ModTime: min(s.ModTime, b.mtime()), Origin: generatedOrigin("configure", "made or changed by the packages' own scripts"),
 		}
+		if s.Path == "etc/shadow" || s.Path == "etc/gshadow" {
+			// The shadow tools write a new file and give it the owner that
+			// stat reported, which the sandbox does not fake. Debian's is
+			// root:shadow, whose id is the same on every system.
+			e.UID, e.GID = 0, shadowGroup
+		}
 		switch s.Type {
 		case tar.TypeReg:
 			if s.Links > 1 {
@@ -397,6 +403,9 @@ func (b *Builder) readUpper(ctx context.Context, dir string) ([]upperEntry, erro
 	sort.Slice(out, func(i, j int) bool { return out[i].Path < out[j].Path })
 	return out, nil
 }
+
+// shadowGroup is Debian's group shadow (base-passwd, a static id).
+const shadowGroup = 42
 
 // normalise rewrites files in which configuration records the day it ran.
 func normalise(p, full string, asOf time.Time) ([]byte, bool, error) {
