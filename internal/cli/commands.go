@@ -11,6 +11,7 @@ func Commands() []*Command {
 		buildCommand(),
 		runCommand(),
 		explainCommand(),
+		demoCommand(),
 		vaultCommand(),
 		doctorCommand(),
 		schemaCommand(),
