@@ -82,7 +82,7 @@ func TestSome(t *testing.T) {
 		{nil, "none"},
 		{[]string{"node"}, "node"},
 		{[]string{"bash", "dash", "sh"}, "bash, dash, sh"},
-		{strings.Fields("apt apt-get corepack dpkg npm npx pip"), "apt, apt-get, corepack, dpkg, npm and 2 more"},
+		{strings.Fields("apt apt-get corepack dpkg npm npx pip"), "apt, apt-get, corepack, dpkg and 3 more"},
 	} {
 		if got := some(c.names); got != c.want {
 			t.Errorf("%v: %q, want %q", c.names, got, c.want)
