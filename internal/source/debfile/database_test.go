@@ -153,7 +153,7 @@ func TestRealDpkg(t *testing.T) {
 		t.Helper()
 		cmd := exec.Command(name, args...)
 		cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "DEBCONF_NONINTERACTIVE_SEEN=true",
-			"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root")
+			"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/")
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Errorf("%s %v: %v\n%s", name, args, err, out)

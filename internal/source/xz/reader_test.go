@@ -101,7 +101,7 @@ func TestReadsWhatOthersWrite(t *testing.T) {
 		{"sha256", xz.WriterConfig{CheckSum: xz.SHA256}, text(200_000, 3)},
 		{"no check", xz.WriterConfig{NoCheckSum: true}, text(200_000, 4)},
 		{"blocks", xz.WriterConfig{BlockSize: 50_000}, text(1_000_000, 5)},
-		{"small dictionary, sliding window", xz.WriterConfig{DictCap: 4096}, text(9<<20, 6)},
+		{"small dictionary, sliding window", xz.WriterConfig{DictCap: 4096}, text(6<<20, 6)},
 		{"dictionary larger than a slide", xz.WriterConfig{DictCap: 5 << 20}, text(17<<20, 7)},
 	}
 	for lc := 0; lc <= 4; lc++ {
@@ -400,8 +400,27 @@ func FuzzLZMA2(f *testing.F) {
 }
 
 func BenchmarkReader(b *testing.B) {
-	plain := text(8<<20, 40)
-	packed := compress(b, xz.WriterConfig{DictCap: 8 << 20}, plain)
+	benchmark(b, compress(b, xz.WriterConfig{DictCap: 8 << 20}, text(8<<20, 40)))
+}
+
+// BenchmarkPackage decompresses the data of a real package of many binaries,
+// fetched with the machine's own apt.
+func BenchmarkPackage(b *testing.B) {
+	dir := b.TempDir()
+	cmd := exec.Command("sh", "-c", `chmod 777 . && apt-get download -qq git && ar p git_*.deb data.tar.xz`)
+	cmd.Dir = dir
+	packed, err := cmd.Output()
+	if err != nil || !bytes.HasPrefix(packed, streamMagic) {
+		b.Skipf("apt-get download or ar does not work here (%v)", err)
+	}
+	benchmark(b, packed)
+}
+
+func benchmark(b *testing.B, packed []byte) {
+	plain, err := decompress(packed)
+	if err != nil {
+		b.Fatal(err)
+	}
 	for _, tt := range []struct {
 		name   string
 		decode func([]byte) (io.Reader, error)
@@ -409,6 +428,14 @@ func BenchmarkReader(b *testing.B) {
 		{"ours", func(p []byte) (io.Reader, error) { return NewReader(bytes.NewReader(p)) }},
 		{"xi2", func(p []byte) (io.Reader, error) { return xi2.NewReader(bytes.NewReader(p), 0) }},
 		{"ulikunitz", func(p []byte) (io.Reader, error) { return xz.NewReader(bytes.NewReader(p)) }},
+		{"command", func(p []byte) (io.Reader, error) {
+			cmd := exec.Command("xz", "-dcT1")
+			cmd.Stdin = bytes.NewReader(p)
+			r, w := io.Pipe()
+			cmd.Stdout = w
+			go func() { w.CloseWithError(cmd.Run()) }()
+			return r, nil
+		}},
 	} {
 		b.Run(tt.name, func(b *testing.B) {
 			b.SetBytes(int64(len(plain)))
