@@ -5,16 +5,18 @@ import { start } from './service';
 async function main(): Promise<void> {
   const config = readConfig(process.env);
   const log = pino({ level: config.logLevel });
-  const service = await start(config, log);
+  const starting = start(config, log);
 
-  // The first signal shuts down in order, the second at once.
+  // The first signal shuts down in order, the second at once. Handled before
+  // "listening" is said: who reads that may send one at the same moment.
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.once(signal, () => {
       process.once(signal, () => process.exit(1));
       log.info({ signal }, 'told to stop');
-      void service.stop().then((finished) => process.exit(finished ? 0 : 1));
+      void starting.then((service) => service.stop()).then((finished) => process.exit(finished ? 0 : 1));
     });
   }
+  await starting;
 }
 
 main().catch((error: unknown) => {
