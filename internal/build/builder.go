@@ -16,8 +16,11 @@ package build
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -48,7 +51,9 @@ type Config struct {
 	// Codec compresses the layers; image.Gzip when empty.
 	Codec image.Codec
 
-	// FreshSteps runs every compiler without what it kept from earlier runs.
+	// FreshSteps runs every step again, also one that ran before with the same
+	// inputs, and every compiler without what it kept from earlier runs. A step
+	// that then leaves other artifacts is told of.
 	FreshSteps bool
 
 	// ShellOnFailure, when set, is called with the sandbox of a step that
@@ -73,19 +78,39 @@ type Builder struct {
 	dir      string // the project's folder
 	opened   map[string]*debfile.Package
 	extra    []StepRecord // steps that dependencies needed: install scripts
+	fresh    map[Key]bool // steps that FreshSteps has run already
 }
 
 // New checks that the lock fits the project and returns a builder.
 func New(c Config) (*Builder, error) {
 	b := &Builder{
 		Config: c, file: c.File, lock: c.Lock, vault: c.Vault, progress: c.Progress,
-		cache: cache{c.CacheDir}, dir: filepath.Dir(c.File.Path), opened: map[string]*debfile.Package{},
+		cache: newCache(c.CacheDir), dir: filepath.Dir(c.File.Path), opened: map[string]*debfile.Package{}, fresh: map[Key]bool{},
+	}
+	if err := checkState(b.dir); err != nil {
+		return nil, err
 	}
 	b.source = openSource(b.dir, c.Now)
 	if err := b.fits(); err != nil {
 		return nil, err
 	}
 	return b, nil
+}
+
+// checkState refuses a state folder that leads elsewhere: a project from a
+// stranger may bring one, and what a build writes there must stay there.
+func checkState(dir string) error {
+	for _, p := range []string{stateDir, stateDir + "/store", stateDir + "/store/blobs", stateDir + "/store/blobs/sha256", stateDir + "/logs", stateDir + "/reports"} {
+		fi, err := os.Lstat(filepath.Join(dir, p))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return fmt.Errorf("the project's folder for results: %w", err)
+		case !fi.IsDir():
+			return fmt.Errorf("%s in %s is not a folder of its own (a link, or a file), so that results would be written elsewhere: remove it; Twinhull makes it anew", p, dir)
+		}
+	}
+	return nil
 }
 
 // mtime is the latest time that any file of an image carries, and the images'

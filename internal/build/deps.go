@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"path"
@@ -11,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"twinhull.dev/twinhull/internal/durable"
 	"twinhull.dev/twinhull/internal/filetree"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/project"
@@ -42,37 +42,29 @@ const (
 
 // realiseDep makes a dependency folder, or finds it.
 func (b *Builder) realiseDep(ctx context.Context, d *depTree) error {
-	if _, ok := b.cache.folder("deps", d.key); ok {
+	if _, ok := b.cache.folder("deps", d.key, nil); ok {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(d.lower), 0o755); err != nil {
-		return err
-	}
-	unlock, err := durable.Lock(ctx, d.lower+".lock", func() { b.progress.Printf("waiting for another build that installs %s", d.name) })
+	unlock, err := b.cache.lock(ctx, "deps", d.key, func() { b.progress.Printf("waiting for another build that installs %s", d.name) })
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if _, ok := b.cache.folder("deps", d.key); ok {
+	if _, ok := b.cache.folder("deps", d.key, nil); ok {
 		return nil
 	}
-	tmp, err := b.cache.scratch("deps")
+	tmp, done, err := b.cache.scratch("deps")
 	if err != nil {
 		return err
 	}
-	defer sandbox.RemoveAll(tmp)
+	defer done()
 	t := b.progress.Task("installing "+d.name, 0)
 	err = d.make(ctx, tmp)
 	t.Done(err)
 	if err != nil {
-		return err
+		return fmt.Errorf("installing %s: %w", d.name, err)
 	}
-	// The rename is what makes it count: an interrupted build leaves only the
-	// scratch folder.
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		return err
-	}
-	return os.Rename(tmp, d.lower)
+	return b.cache.keepFolder("deps", d.key, tmp, nil)
 }
 
 // npmTree finds the locked tree of a zone's package-lock.json.
@@ -145,57 +137,9 @@ func (b *Builder) npmScripts(ctx context.Context, n *project.NPM, plat oci.Platf
 		Tree []project.NPMPackage
 	}{rec, pkgs})
 
-	dir, ok := b.cache.folder("npm-scripts", rec.Key)
-	if !ok {
-		tmp, err := b.cache.scratch("npm")
-		if err != nil {
-			return nil, err
-		}
-		defer sandbox.RemoveAll(tmp)
-		work := strings.TrimPrefix(b.stepDir(), "/")
-		lower, upper := filepath.Join(tmp, "lower"), filepath.Join(tmp, "upper")
-		for _, d := range []string{filepath.Join(lower, work), filepath.Join(lower, "home/build"), upper} {
-			if err := os.MkdirAll(d, 0o755); err != nil {
-				return nil, err
-			}
-		}
-		if err := materialise(ctx, filepath.Join(lower, work), entries); err != nil {
-			return nil, err
-		}
-		if err := b.placeInputs(filepath.Join(lower, work), StepRecord{Inputs: rec.Inputs}); err != nil {
-			return nil, err
-		}
-		log, err := b.openLog("npm-rebuild")
-		if err != nil {
-			return nil, err
-		}
-		defer log.Close()
-		env := []string{}
-		for _, k := range sortedKeys(rec.Env) {
-			env = append(env, k+"="+rec.Env[k])
-		}
-		res, err := sandbox.Run(ctx, sandbox.Spec{
-			Lower: append([]string{lower}, r.lowers...), Upper: upper, FakeOwners: true, NoSync: true,
-			Args: rec.Run, Env: env, Dir: b.stepDir(), Serve: b.services(),
-			Mounts: []sandbox.Mount{{Target: "/tmp", Tmpfs: true, Mode: 0o1777}, {Target: "/run", Tmpfs: true, Mode: 0o755}},
-			Stdout: log, Stderr: log, Timeout: 15 * time.Minute,
-		})
-		if err != nil {
-			return nil, err
-		}
-		if !res.Success() {
-			return nil, log.failure("the install scripts of "+strings.Join(scripts, ", "), res)
-		}
-		made := filepath.Join(upper, work)
-		if err := os.MkdirAll(made, 0o755); err != nil {
-			return nil, err
-		}
-		if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-			return nil, err
-		}
-		if err := os.Rename(made, dir); err != nil && !errors.Is(err, os.ErrExist) {
-			return nil, err
-		}
+	dir, err := b.runScripts(ctx, rec, r, entries, scripts)
+	if err != nil {
+		return nil, err
 	}
 	changed, err := b.readUpper(ctx, dir)
 	if err != nil {
@@ -209,21 +153,19 @@ func (b *Builder) npmScripts(ctx context.Context, n *project.NPM, plat oci.Platf
 	if err != nil {
 		return nil, err
 	}
-	for i := range changed {
-		c := &changed[i]
-		if !strings.HasPrefix(c.Path, "node_modules/") || c.Path == npm.HiddenLock {
-			continue
-		}
-		if c.Deleted {
-			t.Delete(c.Path)
-			continue
-		}
-		if old := t.Get(c.Path); old != nil && (old.IsDir() && c.IsDir() || old.Digest == c.Digest && old.Type == c.Type && old.Link == c.Link) {
+	var made []upperEntry
+	for _, c := range changed {
+		// What scripts leave outside node_modules is no dependency; npm's own
+		// list of what is installed is made new by every npm.
+		if c.Path == npm.HiddenLock || c.Path != "node_modules" && !strings.HasPrefix(c.Path, "node_modules/") {
 			continue
 		}
 		c.UID, c.GID, c.ModTime, c.Xattrs = 0, 0, b.mtime(), nil
-		t.Set(&c.Entry)
+		made = append(made, c)
 	}
+	applyUpper(t, made, func(old *filetree.Entry, c *upperEntry) bool {
+		return !(old.IsDir() && c.IsDir() || old.Digest == c.Digest && old.Type == c.Type && old.Link == c.Link && old.Mode == c.Mode)
+	})
 	all := t.Sorted()
 	proof, err := npm.Prove(ctx, npm.NewTable(b.vault, filepath.Join(b.CacheDir, "npm-tables")), pkgs, all)
 	if err != nil {
@@ -245,6 +187,69 @@ func (b *Builder) npmScripts(ctx context.Context, n *project.NPM, plat oci.Platf
 	}
 	b.extra = append(b.extra, rec)
 	return all, nil
+}
+
+// runScripts runs a rebuild step over the installed packages, or finds the
+// folder of what it changed. The scripts are strangers' programs: what they
+// put in the place of the working folder is not followed.
+func (b *Builder) runScripts(ctx context.Context, rec StepRecord, r *root, entries []*filetree.Entry, scripts []string) (string, error) {
+	if dir, ok := b.cache.folder("npm-scripts", rec.Key, nil); ok {
+		return dir, nil
+	}
+	unlock, err := b.cache.lock(ctx, "npm-scripts", rec.Key, func() { b.progress.Printf("waiting for another build that runs the same install scripts") })
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if dir, ok := b.cache.folder("npm-scripts", rec.Key, nil); ok {
+		return dir, nil
+	}
+	tmp, done, err := b.cache.scratch("npm")
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	work := strings.TrimPrefix(b.stepDir(), "/")
+	lower, upper := filepath.Join(tmp, "lower"), filepath.Join(tmp, "upper")
+	if err := makeFolders(tmp, "upper", path.Join("lower", work), "lower/home/build"); err != nil {
+		return "", err
+	}
+	if err := materialise(ctx, filepath.Join(lower, work), entries); err != nil {
+		return "", err
+	}
+	if err := b.placeInputs(filepath.Join(lower, work), StepRecord{Step: rec.Step, Inputs: rec.Inputs}); err != nil {
+		return "", err
+	}
+	log, err := b.openLog(rec.Step)
+	if err != nil {
+		return "", err
+	}
+	defer log.Close()
+	env := []string{}
+	for _, k := range sortedKeys(rec.Env) {
+		env = append(env, k+"="+rec.Env[k])
+	}
+	res, err := sandbox.Run(ctx, sandbox.Spec{
+		Lower: append([]string{lower}, r.lowers...), Upper: upper, FakeOwners: true, NoSync: true,
+		Args: rec.Run, Env: env, Dir: b.stepDir(), Serve: b.services(),
+		Mounts: []sandbox.Mount{{Target: "/tmp", Tmpfs: true, Mode: 0o1777}, {Target: "/run", Tmpfs: true, Mode: 0o755}},
+		Stdout: log, Stderr: log, Timeout: 15 * time.Minute, Limits: sandbox.Limits{PIDs: 4096},
+	})
+	if err != nil {
+		return "", err
+	}
+	if !res.Success() {
+		return "", log.failure("the install scripts of "+strings.Join(scripts, ", "), res)
+	}
+	made, err := realFolder(upper, work)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = makeFolders(upper, work) // the scripts changed nothing
+		made = filepath.Join(upper, work)
+	}
+	if err != nil {
+		return "", fmt.Errorf("the install scripts of %s: %w", strings.Join(scripts, ", "), err)
+	}
+	return b.cache.folderPath("npm-scripts", rec.Key), b.cache.keepFolder("npm-scripts", rec.Key, made, nil)
 }
 
 func npmEnvironment() []string {
@@ -284,17 +289,17 @@ func (b *Builder) npmDep(r *root) (*depTree, error) {
 		}
 	}
 	d.key = keyOf("npm", depVersion, key)
-	d.lower, _ = b.cache.folder("deps", d.key)
+	d.lower = b.cache.folderPath("deps", d.key)
 	d.make = func(ctx context.Context, dir string) error {
 		entries, err := b.npmEntries(ctx, n, r.plat, r)
 		if err != nil {
 			return err
 		}
-		at := filepath.Join(dir, strings.TrimPrefix(n.Into, "/"))
-		if err := os.MkdirAll(at, 0o755); err != nil {
+		into := strings.TrimPrefix(n.Into, "/")
+		if err := makeFolders(dir, into); err != nil {
 			return err
 		}
-		return materialise(ctx, at, entries)
+		return materialise(ctx, filepath.Join(dir, into), entries)
 	}
 	return d, nil
 }
@@ -340,28 +345,26 @@ func (b *Builder) goDep(r *root) (*depTree, error) {
 		Inputs  []InputFile
 		Root    Key
 	}{b.lock.Go, inputs, r.key})
-	d.lower, _ = b.cache.folder("deps", d.key)
+	d.lower = b.cache.folderPath("deps", d.key)
 	d.make = func(ctx context.Context, dir string) error {
 		if err := b.realise(ctx, r); err != nil {
 			return err
 		}
-		modules := filepath.Join(dir, "go")
-		if err := os.MkdirAll(modules, 0o755); err != nil || len(b.lock.Go) == 0 {
+		if err := makeFolders(dir, "go"); err != nil || len(b.lock.Go) == 0 {
 			return err
 		}
-		tmp, err := b.cache.scratch("gomod")
+		modules := filepath.Join(dir, "go")
+		tmp, done, err := b.cache.scratch("gomod")
 		if err != nil {
 			return err
 		}
-		defer sandbox.RemoveAll(tmp)
+		defer done()
 		lower, upper := filepath.Join(tmp, "lower"), filepath.Join(tmp, "upper")
-		src := filepath.Join(lower, strings.TrimPrefix(b.stepDir(), "/"))
-		for _, d := range []string{src, upper, filepath.Join(lower, "home/build"), filepath.Join(lower, "go")} {
-			if err := os.MkdirAll(d, 0o755); err != nil {
-				return err
-			}
+		work := strings.TrimPrefix(b.stepDir(), "/")
+		if err := makeFolders(tmp, "upper", path.Join("lower", work), "lower/home/build", "lower/go"); err != nil {
+			return err
 		}
-		if err := b.placeInputs(src, StepRecord{Inputs: inputs}); err != nil {
+		if err := b.placeInputs(filepath.Join(lower, work), StepRecord{Step: "go mod download", Inputs: inputs}); err != nil {
 			return err
 		}
 		log, err := b.openLog("go-modules")
@@ -427,7 +430,13 @@ func (b *Builder) stepCaches(w *stepWork) []sandbox.Mount {
 	if b.file.Development.Dependencies.Go == nil || b.FreshSteps {
 		return nil
 	}
-	dir := b.cache.path("compilers", string(w.record.Tree))
+	// A folder for each project: whoever can run a step can put wrong results
+	// into what it keeps, and must not reach another project's.
+	key := keyOf("compilers", depVersion, struct {
+		Tree    Key
+		Project string
+	}{w.record.Tree, b.dir})
+	dir := b.cache.path("compilers", string(key))
 	if os.MkdirAll(dir, 0o755) != nil {
 		return nil
 	}

@@ -465,7 +465,7 @@ func (b *Builder) buildDevelopment(ctx context.Context, r *root, steps []StepRec
 		}
 		place(b.artifactEntries(rec, output, s.Artifacts[name]))
 	}
-	files, err := b.projectFiles(s.Files)
+	files, err := b.projectFiles(ctx, s.Files)
 	if err != nil {
 		return ImageReport{}, err
 	}

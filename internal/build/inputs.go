@@ -13,7 +13,9 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
+	"syscall"
 	"time"
+	"unicode/utf8"
 
 	digest "github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -40,8 +42,21 @@ type source struct {
 	memo  map[string]memoEntry
 	fresh map[string]memoEntry
 	now   time.Time
-	files []string // all project paths, sorted; nil before the first walk
-	links map[string]string
+	files []string         // all project paths, sorted; nil before the first walk
+	shut  map[string]error // folders that could not be read
+	root  *os.Root         // of dir, opened when it is first needed
+}
+
+// open returns the project's folder as a root that links cannot lead out of.
+func (s *source) open() (*os.Root, error) {
+	if s.root == nil {
+		root, err := os.OpenRoot(s.dir)
+		if err != nil {
+			return nil, fmt.Errorf("the project's folder: %w", err)
+		}
+		s.root = root
+	}
+	return s.root, nil
 }
 
 type memoEntry struct {
@@ -57,7 +72,7 @@ func memoPath(dir string) string { return filepath.Join(dir, stateDir, "hashes.j
 const stateDir = ".twinhull"
 
 func openSource(dir string, now time.Time) *source {
-	s := &source{dir: dir, memo: map[string]memoEntry{}, fresh: map[string]memoEntry{}, links: map[string]string{}, now: now}
+	s := &source{dir: dir, memo: map[string]memoEntry{}, fresh: map[string]memoEntry{}, shut: map[string]error{}, now: now}
 	if b, err := os.ReadFile(memoPath(dir)); err == nil {
 		_ = json.Unmarshal(b, &s.memo) // a damaged memory only costs hashing again
 	}
@@ -90,32 +105,28 @@ func (s *source) walk() error {
 	}
 	files := []string{}
 	err := filepath.WalkDir(s.dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(s.dir, p)
-		if err != nil {
-			return err
+		rel, relErr := filepath.Rel(s.dir, p)
+		if relErr != nil {
+			return relErr
 		}
 		rel = filepath.ToSlash(rel)
-		if d.IsDir() {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil // gone between listing and looking: an editor's temporary
+		case errors.Is(err, fs.ErrPermission) && rel != ".":
+			s.shut[rel] = err // of no concern until a step asks for what may be in it
+			return fs.SkipDir
+		case err != nil:
+			return err
+		case d.IsDir():
 			switch path.Base(rel) {
 			case ".git", ".hg", ".svn", stateDir, "node_modules":
-				return filepath.SkipDir
+				return fs.SkipDir
 			}
 			return nil
+		case d.Type().IsRegular() || d.Type()&fs.ModeSymlink != 0:
+			files = append(files, rel) // sockets, devices and pipes are never inputs
 		}
-		switch {
-		case d.Type()&fs.ModeSymlink != 0:
-			target, err := os.Readlink(p)
-			if err != nil {
-				return err
-			}
-			s.links[rel] = target
-		case !d.Type().IsRegular():
-			return nil // sockets, devices and pipes are never inputs
-		}
-		files = append(files, rel)
 		return nil
 	})
 	if err != nil {
@@ -136,6 +147,11 @@ func (s *source) match(step string, patterns []string) ([]InputFile, error) {
 	all, err := project.ParsePatterns(patterns)
 	if err != nil {
 		return nil, fmt.Errorf("build.steps.%s.inputs: %w", step, err)
+	}
+	for _, dir := range sortedKeys(s.shut) {
+		if all.MayContain(dir) {
+			return nil, fmt.Errorf("build.steps.%s.inputs: %s may hold inputs, but %w: make it readable, or exclude it with \"!%s\"", step, dir, s.shut[dir], dir)
+		}
 	}
 	var out []InputFile
 	for _, p := range s.files {
@@ -168,22 +184,32 @@ func (s *source) match(step string, patterns []string) ([]InputFile, error) {
 	return out, nil
 }
 
-// file hashes one file of the project, or takes its hash from memory.
+// file hashes one file of the project, or takes its hash from memory. A path
+// that leads out of the project through links is refused.
 func (s *source) file(rel string) (InputFile, error) {
-	full := filepath.Join(s.dir, filepath.FromSlash(rel))
-	fi, err := os.Lstat(full)
+	if !utf8.ValidString(rel) {
+		return InputFile{}, fmt.Errorf("%q: its name is not UTF-8, so that no record could name it: rename it", rel)
+	}
+	root, err := s.open()
+	if err != nil {
+		return InputFile{}, err
+	}
+	fi, err := root.Lstat(filepath.FromSlash(rel))
 	if errors.Is(err, fs.ErrNotExist) {
 		return InputFile{}, fmt.Errorf("%s: the project file names it, but it is not there", rel)
 	}
 	if err != nil {
-		return InputFile{}, err
+		return InputFile{}, fmt.Errorf("%s: %w", rel, err)
 	}
 	if fi.Mode()&fs.ModeSymlink != 0 {
-		target, err := os.Readlink(full)
+		target, err := root.Readlink(filepath.FromSlash(rel))
 		if err != nil {
 			return InputFile{}, err
 		}
-		if path.IsAbs(target) || strings.HasPrefix(path.Join(path.Dir(rel), target), "..") {
+		if !utf8.ValidString(target) {
+			return InputFile{}, fmt.Errorf("%s: a link to %q, which is not UTF-8", rel, target)
+		}
+		if path.IsAbs(target) || !filepath.IsLocal(path.Join(path.Dir(rel), target)) {
 			return InputFile{}, fmt.Errorf("%s: a link to %s, which is outside the project: steps see only the project's own files", rel, target)
 		}
 		return InputFile{Path: rel, Link: target}, nil
@@ -191,11 +217,7 @@ func (s *source) file(rel string) (InputFile, error) {
 	if !fi.Mode().IsRegular() {
 		return InputFile{}, fmt.Errorf("%s: not a regular file", rel)
 	}
-	var st unix.Stat_t
-	if err := unix.Lstat(full, &st); err != nil {
-		return InputFile{}, fmt.Errorf("%s: %w", rel, err)
-	}
-	e := memoEntry{Size: st.Size, MTime: st.Mtim.Nano(), CTime: st.Ctim.Nano(), Inode: st.Ino, Exec: st.Mode&0o111 != 0}
+	e := memoOf(fi)
 	if old, ok := s.memo[rel]; ok {
 		sum := old.SHA256
 		old.SHA256 = ""
@@ -204,17 +226,18 @@ func (s *source) file(rel string) (InputFile, error) {
 		}
 	}
 	if e.SHA256 == "" {
-		f, err := os.Open(full)
-		if err != nil {
-			return InputFile{}, err
-		}
-		h := sha256.New()
-		n, err := io.Copy(h, f)
-		f.Close()
+		f, err := root.OpenFile(filepath.FromSlash(rel), os.O_RDONLY|unix.O_NONBLOCK, 0)
 		if err != nil {
 			return InputFile{}, fmt.Errorf("%s: %w", rel, err)
 		}
-		if n != st.Size {
+		defer f.Close()
+		h := sha256.New()
+		if _, err := io.Copy(h, f); err != nil {
+			return InputFile{}, fmt.Errorf("%s: %w", rel, err)
+		}
+		// The file is looked at again: what was hashed must be what the memory
+		// will say it was.
+		if fi, err := f.Stat(); err != nil || memoOf(fi) != e {
 			return InputFile{}, fmt.Errorf("%s: changed while it was read: build again", rel)
 		}
 		e.SHA256 = hex.EncodeToString(h.Sum(nil))
@@ -223,12 +246,60 @@ func (s *source) file(rel string) (InputFile, error) {
 	return InputFile{Path: rel, Exec: e.Exec, Size: e.Size, SHA256: digest.NewDigestFromEncoded(digest.SHA256, e.SHA256)}, nil
 }
 
+// memoOf is what a file's hash is remembered by.
+func memoOf(fi fs.FileInfo) memoEntry {
+	e := memoEntry{Size: fi.Size(), MTime: fi.ModTime().UnixNano(), Exec: fi.Mode()&0o111 != 0}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		e.CTime, e.Inode = syscall.TimespecToNsec(st.Ctim), st.Ino
+	}
+	return e
+}
+
+// maxProjectFile bounds the files that are read whole: manifests and lock files
+// of package managers.
+const maxProjectFile = 64 << 20
+
+// readProjectFile reads a file of the project, which links must not lead out
+// of. A missing one is fs.ErrNotExist.
+func readProjectFile(dir, rel string) ([]byte, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	f, err := root.OpenFile(filepath.FromSlash(rel), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", rel, err)
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: not a regular file", rel)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxProjectFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", rel, err)
+	}
+	if len(b) > maxProjectFile {
+		return nil, fmt.Errorf("%s: longer than %d bytes", rel, maxProjectFile)
+	}
+	return b, nil
+}
+
 // tree lists a file, or every file below a folder, of the project.
 func (s *source) tree(rel string) ([]InputFile, error) {
-	fi, err := os.Lstat(filepath.Join(s.dir, filepath.FromSlash(rel)))
+	root, err := s.open()
+	if err != nil {
+		return nil, err
+	}
+	fi, err := root.Lstat(filepath.FromSlash(rel))
 	if err == nil && fi.IsDir() {
 		if err := s.walk(); err != nil {
 			return nil, err
+		}
+		for _, dir := range sortedKeys(s.shut) {
+			if dir == rel || strings.HasPrefix(dir, rel+"/") {
+				return nil, fmt.Errorf("%s: %w", dir, s.shut[dir])
+			}
 		}
 		var out []InputFile
 		for _, p := range s.files {
@@ -241,7 +312,7 @@ func (s *source) tree(rel string) ([]InputFile, error) {
 			}
 		}
 		if len(out) == 0 {
-			return nil, fmt.Errorf("%s: the folder holds no file", rel)
+			return nil, fmt.Errorf("%s: the folder holds no file (folders of git, node_modules and %s do not count)", rel, stateDir)
 		}
 		return out, nil
 	}

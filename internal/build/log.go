@@ -2,8 +2,10 @@ package build
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,18 +21,24 @@ type stepLog struct {
 	file *os.File
 	also io.Writer
 	tail []byte
+	err  error // the first failed write
 }
 
 const tailBytes = 4 << 10
 
 func (b *Builder) openLog(name string) (*stepLog, error) {
-	dir := filepath.Join(b.dir, stateDir, "logs")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
+	if err := makeFolders(b.dir, stateDir+"/logs"); err != nil {
+		return nil, fmt.Errorf("the log of %s: %w", name, err)
 	}
-	f, err := os.Create(filepath.Join(dir, name+".log"))
+	p := filepath.Join(b.dir, stateDir, "logs", name+".log")
+	// A new file each time: whoever still reads the old one keeps it, and a
+	// link in its place leads nowhere.
+	if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("the log of %s: %w", name, err)
+	}
+	f, err := os.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the log of %s: %w", name, err)
 	}
 	return &stepLog{file: f, also: b.Log}, nil
 }
@@ -45,7 +53,12 @@ func (l *stepLog) Write(p []byte) (int, error) {
 	if l.also != nil {
 		_, _ = l.also.Write(p) // watching is a courtesy; the file is the record
 	}
-	return l.file.Write(p)
+	// A log that cannot be written does not stop the step, which would fail
+	// with a word about a closed pipe; failure tells of it.
+	if l.err == nil {
+		_, l.err = l.file.Write(p)
+	}
+	return len(p), nil
 }
 
 func (l *stepLog) Close() error { return l.file.Close() }
@@ -56,7 +69,11 @@ type StepError struct {
 	Result sandbox.Result
 	Tail   string // its last output, at most 20 lines
 	Log    string // path of the file with all of it
+	Err    error  // why Log is not complete, or nil
 }
+
+// Unwrap returns what kept the log from being written.
+func (e *StepError) Unwrap() error { return e.Err }
 
 func (e *StepError) Error() string {
 	var b strings.Builder
@@ -65,6 +82,9 @@ func (e *StepError) Error() string {
 		for line := range strings.Lines(e.Tail) {
 			b.WriteString("\n    " + strings.TrimRight(line, "\n"))
 		}
+	}
+	if e.Err != nil {
+		fmt.Fprintf(&b, "\nthe log is not complete: %v", e.Err)
 	}
 	fmt.Fprintf(&b, "\nall of its output: %s\nhint: `twinhull build --shell-on-failure` opens a shell where it failed", e.Log)
 	return b.String()
@@ -77,5 +97,5 @@ func (l *stepLog) failure(what string, res sandbox.Result) error {
 	if len(lines) > 20 {
 		lines = lines[len(lines)-20:]
 	}
-	return &StepError{What: what, Result: res, Tail: string(bytes.Join(lines, []byte("\n"))), Log: l.file.Name()}
+	return &StepError{What: what, Result: res, Tail: string(bytes.Join(lines, []byte("\n"))), Log: l.file.Name(), Err: l.err}
 }

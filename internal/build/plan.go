@@ -51,7 +51,7 @@ func (b *Builder) Plan(ctx context.Context, zones []oci.Zone) ([]Action, error) 
 	add(Action{ID: "fetch", What: what}, len(items) == 0)
 
 	rootAction := func(r *root, id string) {
-		_, ok := b.cache.folder("roots", r.key)
+		_, ok := b.cache.folder("roots", r.key, nil)
 		add(Action{ID: id, What: fmt.Sprintf("lay out and configure %d packages (%s)", len(r.pkgs), r.name), Needs: []string{"fetch"}, Key: r.key}, ok)
 	}
 	if w.tools != nil && len(w.steps) > 0 {
@@ -67,7 +67,7 @@ func (b *Builder) Plan(ctx context.Context, zones []oci.Zone) ([]Action, error) 
 		}
 		stepNeeds = append(stepNeeds, "tree:"+w.tools.name)
 		for _, d := range deps {
-			_, ok := b.cache.folder("deps", d.key)
+			_, ok := b.cache.folder("deps", d.key, nil)
 			add(Action{ID: "dependencies:" + d.name, What: "install " + d.name, Needs: []string{"fetch"}, Key: d.key}, ok)
 			stepNeeds = append(stepNeeds, "dependencies:"+d.name)
 		}

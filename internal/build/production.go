@@ -6,18 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"path/filepath"
 	"sort"
 	"strings"
 
-	digest "github.com/opencontainers/go-digest"
-
 	"twinhull.dev/twinhull/internal/filetree"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/project"
 	"twinhull.dev/twinhull/internal/source/debfile"
+	"twinhull.dev/twinhull/internal/source/vault"
 )
 
 // productionVersion is part of every production image's key: raise it when the
@@ -224,7 +222,7 @@ func (b *Builder) compose(ctx context.Context, plat oci.Platform, pkgs []unpacke
 			return nil, err
 		}
 	}
-	files, err := b.projectFiles(s.Files)
+	files, err := b.projectFiles(ctx, s.Files)
 	if err != nil {
 		return nil, fmt.Errorf("production.files: %w", err)
 	}
@@ -268,7 +266,7 @@ func (b *Builder) compose(ctx context.Context, plat oci.Platform, pkgs []unpacke
 }
 
 // projectFiles places files of the project.
-func (b *Builder) projectFiles(files map[string]string) ([]*filetree.Entry, error) {
+func (b *Builder) projectFiles(ctx context.Context, files map[string]string) ([]*filetree.Entry, error) {
 	var out []*filetree.Entry
 	for _, from := range sortedKeys(files) {
 		to := usrMerged(strings.TrimPrefix(files[from], "/"))
@@ -295,23 +293,35 @@ func (b *Builder) projectFiles(files map[string]string) ([]*filetree.Entry, erro
 				out = append(out, e)
 				continue
 			}
-			data, err := os.ReadFile(filepath.Join(b.dir, filepath.FromSlash(f.Path)))
-			if err != nil {
-				return nil, err
-			}
-			if digest.FromBytes(data) != f.SHA256 {
-				return nil, fmt.Errorf("%s changed while the build ran: build again", f.Path)
-			}
 			// The bytes go into the vault: the project may change, and the
 			// image's origin must stay checkable.
-			if e.Origin.Digest, err = b.vault.PutBytes(data); err != nil {
+			if err := b.keepSource(ctx, f); err != nil {
 				return nil, err
 			}
+			e.Origin.Digest = f.SHA256
 			e.Size, e.Digest, e.Content.File = f.Size, f.SHA256, b.vault.Path(f.SHA256)
 			out = append(out, e)
 		}
 	}
 	return out, nil
+}
+
+// keepSource stores a file of the project in the vault.
+func (b *Builder) keepSource(ctx context.Context, f InputFile) error {
+	root, err := b.source.open()
+	if err != nil {
+		return err
+	}
+	src, err := root.Open(filepath.FromSlash(f.Path))
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	err = b.vault.Put(ctx, f.SHA256, f.Size, src)
+	if wrong := (*vault.MismatchError)(nil); errors.As(err, &wrong) {
+		return fmt.Errorf("%s: %w", f.Path, errChanged)
+	}
+	return err
 }
 
 // findArtifact finds the step output that a zone's artifacts name.

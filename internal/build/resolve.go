@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
 	"sort"
@@ -241,7 +240,7 @@ func (c ResolveConfig) languages(ctx context.Context, l *project.Lock) error {
 	f := c.File
 	dir := filepath.Dir(f.Path)
 	read := func(rel string) ([]byte, error) {
-		b, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(rel)))
+		b, err := readProjectFile(dir, rel)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("%s: the project file asks for its dependencies, but it is not there", rel)
 		}
@@ -347,9 +346,9 @@ func (c ResolveConfig) golang(ctx context.Context, l *project.Lock, module strin
 	if err != nil {
 		return err
 	}
-	sums, err := read(path.Join(path.Dir(module), "go.sum"))
-	if err != nil {
-		sums = nil // no dependencies, no go.sum
+	sums, err := readProjectFile(filepath.Dir(c.File.Path), path.Join(path.Dir(module), "go.sum"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // no dependencies, no go.sum
+		return err
 	}
 	m, err := gomod.Read(mod, sums)
 	if err != nil {
@@ -436,15 +435,15 @@ func Stale(f *project.File, l *project.Lock) ([]string, error) {
 	locked := map[string]bool{}
 	for _, t := range l.NPM {
 		locked[t.Lockfile] = true
-		data, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(t.Lockfile)))
+		data, err := readProjectFile(dir, t.Lockfile)
 		if err != nil {
-			out = append(out, t.Lockfile+" cannot be read: "+err.Error())
+			out = append(out, "cannot be read: "+err.Error())
 			continue
 		}
 		if digest.FromBytes(data) != t.SHA256 {
 			out = append(out, t.Lockfile+" has changed since it was locked")
 		}
-		manifest, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(path.Dir(t.Lockfile)), "package.json"))
+		manifest, err := readProjectFile(dir, path.Join(path.Dir(t.Lockfile), "package.json"))
 		if err == nil {
 			if _, err := npm.ReadLock(t.Lockfile, data, manifest); err != nil {
 				out = append(out, err.Error())
@@ -466,11 +465,12 @@ func Stale(f *project.File, l *project.Lock) ([]string, error) {
 		if d.Go == nil {
 			continue
 		}
-		mod, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(d.Go.Module)))
+		mod, err := readProjectFile(dir, d.Go.Module)
 		if err != nil {
-			return nil, err
+			out = append(out, fmt.Sprintf("development.dependencies.go: %v", err))
+			continue
 		}
-		sums, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(path.Dir(d.Go.Module)), "go.sum"))
+		sums, err := readProjectFile(dir, path.Join(path.Dir(d.Go.Module), "go.sum"))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}

@@ -5,9 +5,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -18,7 +19,6 @@ import (
 
 	digest "github.com/opencontainers/go-digest"
 
-	"twinhull.dev/twinhull/internal/durable"
 	"twinhull.dev/twinhull/internal/filetree"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/project"
@@ -70,7 +70,7 @@ func (b *Builder) describeRoot(name string, plat oci.Platform, pkgs []project.Pa
 		d.Base = base.key
 	}
 	r := &root{key: keyOf("root", rootVersion, d), name: name, plat: plat, pkgs: pkgs, tools: tools, base: base}
-	dir, _ := b.cache.folder("roots", r.key)
+	dir := b.cache.folderPath("roots", r.key)
 	r.lowers = []string{filepath.Join(dir, "upper"), filepath.Join(dir, "lower")}
 	if base != nil {
 		r.lowers = append(r.lowers, base.lowers[len(base.lowers)-1])
@@ -151,71 +151,64 @@ func (b *Builder) realise(ctx context.Context, r *root) error {
 			return err
 		}
 	}
-	dir, ok := b.cache.folder("roots", r.key)
-	var record struct{ Changed []upperEntry }
-	use := func() error {
+	var record rootRecord
+	use := func(dir string) {
 		for i := range record.Changed {
 			if e := &record.Changed[i]; e.Content.File != "" {
 				e.Content.File = filepath.Join(dir, "upper", e.Path)
 			}
 		}
 		r.changed = append([]upperEntry{}, record.Changed...)
+	}
+	if dir, ok := b.cache.folder("roots", r.key, &record); ok {
+		use(dir)
 		return nil
 	}
-	if ok && b.cache.record("roots", r.key, &record) {
-		return use()
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return err
-	}
-	unlock, err := durable.Lock(ctx, dir+".lock", func() { b.progress.Printf("waiting for another build that makes the same tree") })
+	unlock, err := b.cache.lock(ctx, "roots", r.key, func() { b.progress.Printf("waiting for another build that makes the same tree") })
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if _, ok := b.cache.folder("roots", r.key); ok && b.cache.record("roots", r.key, &record) {
-		return use()
+	if dir, ok := b.cache.folder("roots", r.key, &record); ok {
+		use(dir)
+		return nil
 	}
 	if err := b.layOut(ctx, r); err != nil {
 		return err
 	}
-	tmp, err := b.cache.scratch("root")
+	tmp, done, err := b.cache.scratch("root")
 	if err != nil {
 		return err
 	}
-	defer sandbox.RemoveAll(tmp)
-	for _, sub := range []string{"lower", "upper"} {
-		if err := os.Mkdir(filepath.Join(tmp, sub), 0o755); err != nil {
-			return err
-		}
+	defer done()
+	if err := makeFolders(tmp, "lower", "upper"); err != nil {
+		return err
 	}
 	t := b.progress.Task(fmt.Sprintf("laying out %d packages (%s)", len(r.pkgs), r.name), 0)
 	err = materialise(ctx, filepath.Join(tmp, "lower"), below(r.shipped, r.base))
 	t.Done(err)
 	if err != nil {
-		return err
+		return fmt.Errorf("laying out the packages of %s: %w", r.name, err)
 	}
 	lowers := append([]string{filepath.Join(tmp, "lower")}, r.lowers[2:]...)
 	t = b.progress.Task(fmt.Sprintf("configuring %d packages (%s)", len(r.pkgs), r.name), 0)
-	err = b.configure(ctx, r.name, lowers, filepath.Join(tmp, "upper"), r.unpacked)
+	err = b.configure(ctx, r.name, lowers, filepath.Join(tmp, "upper"), r.shipped, r.unpacked)
 	t.Done(err)
 	if err != nil {
 		return err
 	}
 	if record.Changed, err = b.readUpper(ctx, filepath.Join(tmp, "upper")); err != nil {
+		return fmt.Errorf("reading what the packages of %s configured: %w", r.name, err)
+	}
+	if err := b.cache.keepFolder("roots", r.key, tmp, record); err != nil {
 		return err
 	}
-	if err := sandbox.RemoveAll(dir); err != nil {
-		return err // a folder without its record: what an interrupted build left
-	}
-	if err := os.Rename(tmp, dir); err != nil {
-		return err
-	}
-	if err := b.cache.keep("roots", r.key, record); err != nil {
-		return err
-	}
-	return use()
+	use(b.cache.folderPath("roots", r.key))
+	return nil
 }
+
+// rootRecord is what is kept beside a root's folder.
+type rootRecord struct{ Changed []upperEntry }
 
 // below lists the entries that the base's folder does not already hold
 // identically, with the folders that lead to them.
@@ -272,16 +265,9 @@ func (b *Builder) fixedEnvironment(home string) []string {
 }
 
 // configure runs the preinst scripts and then the real dpkg over the tree.
-func (b *Builder) configure(ctx context.Context, name string, lowers []string, upper string, pkgs []unpacked) error {
+func (b *Builder) configure(ctx context.Context, name string, lowers []string, upper string, shipped *filetree.Tree, pkgs []unpacked) error {
 	var script bytes.Buffer
 	script.WriteString("set -e\n")
-	for _, p := range pkgs {
-		if p.deb.Member("preinst") == nil {
-			continue
-		}
-		fmt.Fprintf(&script, "DPKG_MAINTSCRIPT_NAME=preinst DPKG_MAINTSCRIPT_PACKAGE=%s DPKG_MAINTSCRIPT_ARCH=%s DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 DPKG_RUNNING_VERSION=1.22 DPKG_ROOT= /var/lib/dpkg/info/%s.preinst install\n",
-			p.lock.Name, p.lock.Arch, p.deb.InfoName())
-	}
 	// The order in which debootstrap brings up a system: accounts, folders,
 	// the C library, and then whatever dpkg's own ordering says.
 	for _, first := range []string{"base-passwd", "base-files", "libc6"} {
@@ -293,10 +279,13 @@ func (b *Builder) configure(ctx context.Context, name string, lowers []string, u
 	}
 	script.WriteString("dpkg --force-unsafe-io --force-confdef --force-confold --configure -a\n")
 	policy := filepath.Join(upper, "usr/sbin/policy-rc.d")
-	if err := os.MkdirAll(filepath.Dir(policy), 0o755); err != nil {
+	if err := makeFolders(upper, "usr/sbin"); err != nil {
 		return err
 	}
 	if err := os.WriteFile(policy, []byte("#!/bin/sh\nexit 101\n"), 0o755); err != nil {
+		return err
+	}
+	if err := os.Chmod(policy, 0o755); err != nil {
 		return err
 	}
 	env := append(b.fixedEnvironment("/root"), "DEBIAN_FRONTEND=noninteractive", "DEBCONF_NONINTERACTIVE_SEEN=true", "DPKG_FRONTEND_LOCKED=", "PYTHONHASHSEED=0")
@@ -305,21 +294,40 @@ func (b *Builder) configure(ctx context.Context, name string, lowers []string, u
 		return err
 	}
 	defer log.Close()
-	res, err := sandbox.Run(ctx, sandbox.Spec{
-		Lower: lowers, Upper: upper, FakeOwners: true, NoSync: true,
-		Args: []string{"/bin/sh", "-c", script.String()}, Env: env, Dir: "/",
-		Mounts:  []sandbox.Mount{{Target: "/tmp", Tmpfs: true, Mode: 0o1777}, {Target: "/run", Tmpfs: true, Mode: 0o755}},
-		Stdout:  log,
-		Stderr:  log,
-		Timeout: 30 * time.Minute,
-	})
-	if err != nil {
+	run := func(what, script string) error {
+		res, err := sandbox.Run(ctx, sandbox.Spec{
+			Lower: lowers, Upper: upper, FakeOwners: true, NoSync: true,
+			Args: []string{"/bin/sh", "-c", script}, Env: env, Dir: "/",
+			Mounts:  []sandbox.Mount{{Target: "/tmp", Tmpfs: true, Mode: 0o1777}, {Target: "/run", Tmpfs: true, Mode: 0o755}},
+			Stdout:  log,
+			Stderr:  log,
+			Timeout: 30 * time.Minute,
+		})
+		if err != nil {
+			return err
+		}
+		if !res.Success() {
+			return log.failure(what+" the packages of "+name, res)
+		}
+		return nil
+	}
+	if err := run("preparing", preinstScript(pkgs)); err != nil {
 		return err
 	}
-	if res.ExitCode != 0 || res.TimedOut {
-		return log.failure("configuring the packages of "+name, res)
+	if err := unpackOver(ctx, upper, shipped); err != nil {
+		return err
 	}
-	return os.Remove(policy)
+	if err := run("configuring", script.String()); err != nil {
+		return err
+	}
+	// A script may have moved its folder; what is then left is none of ours.
+	if _, err := realFolder(upper, "usr/sbin"); err != nil {
+		return nil
+	}
+	if err := os.Remove(policy); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // noise is what configuration leaves that serves the machine it ran on, or
@@ -376,18 +384,31 @@ func (b *Builder) readUpper(ctx context.Context, dir string) ([]upperEntry, erro
 				}
 				first[id] = s.Path
 			}
-			full := filepath.Join(dir, s.Path)
-			if data, changed, err := normalise(s.Path, full, b.lock.AsOf); err != nil {
+			f, err := s.Open()
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			if data, changed, err := normalise(s.Path, f, b.lock.AsOf); err != nil {
 				return err
 			} else if changed {
 				e.Size, e.Digest, e.Content.Data = int64(len(data)), digest.FromBytes(data), data
 				break
 			}
-			d, n, err := hashFile(full)
-			if err != nil {
-				return err
+			if s.Mode&0o400 == 0 && s.Size <= maxHeld {
+				// Its owner may not read it, and whoever builds need not be
+				// root: the bytes are taken now.
+				data, err := io.ReadAll(f)
+				if err != nil {
+					return err
+				}
+				e.Size, e.Digest, e.Content.Data = int64(len(data)), digest.FromBytes(data), data
+				break
 			}
-			e.Size, e.Digest, e.Content.File = n, d, full
+			if e.Digest, e.Size, err = hashOf(f); err != nil {
+				return fmt.Errorf("/%s: %w", s.Path, err)
+			}
+			e.Content.File = filepath.Join(dir, s.Path)
 		case tar.TypeDir, tar.TypeSymlink:
 		default:
 			if !e.Deleted {
@@ -408,11 +429,11 @@ func (b *Builder) readUpper(ctx context.Context, dir string) ([]upperEntry, erro
 const shadowGroup = 42
 
 // normalise rewrites files in which configuration records the day it ran.
-func normalise(p, full string, asOf time.Time) ([]byte, bool, error) {
+func normalise(p string, f io.Reader, asOf time.Time) ([]byte, bool, error) {
 	if p != "etc/shadow" {
 		return nil, false, nil
 	}
-	b, err := os.ReadFile(full)
+	b, err := io.ReadAll(io.LimitReader(f, maxHeld))
 	if err != nil {
 		return nil, false, err
 	}
@@ -428,18 +449,48 @@ func normalise(p, full string, asOf time.Time) ([]byte, bool, error) {
 	return []byte(out.String()), true, nil
 }
 
-func hashFile(name string) (oci.Digest, int64, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return "", 0, err
-	}
-	defer f.Close()
+// maxHeld bounds a file of a configured tree that is held in memory.
+const maxHeld = 1 << 20
+
+func hashOf(r io.Reader) (oci.Digest, int64, error) {
 	h := sha256.New()
-	n, err := io.Copy(h, f)
+	n, err := io.Copy(h, r)
 	if err != nil {
 		return "", 0, err
 	}
-	return digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(h.Sum(nil))), n, nil
+	return digest.NewDigest(digest.SHA256, h), n, nil
+}
+
+// applyUpper changes a tree as an overlay's upper folder does: what was deleted
+// or replaced there is gone, with all that was below it, and what was made is
+// there. merge, when not nil, decides about an entry that t holds already.
+func applyUpper(t *filetree.Tree, changed []upperEntry, merge func(old *filetree.Entry, u *upperEntry) bool) {
+	gone, opaque, made := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	for i := range changed {
+		u := &changed[i]
+		made[u.Path] = !u.Deleted
+		gone[u.Path] = u.Deleted || !u.IsDir()
+		opaque[u.Path] = u.Opaque
+	}
+	for _, e := range t.Sorted() {
+		hidden := gone[e.Path]
+		for d := path.Dir(e.Path); d != "." && !hidden; d = path.Dir(d) {
+			hidden = gone[d] || opaque[d]
+		}
+		if hidden && !made[e.Path] { // what was made anew is merged below
+			t.Delete(e.Path)
+		}
+	}
+	for i := range changed {
+		u := &changed[i]
+		if u.Deleted {
+			continue
+		}
+		if old := t.Get(u.Path); old != nil && merge != nil && !merge(old, u) {
+			continue
+		}
+		t.Set(&u.Entry)
+	}
 }
 
 // tree is the root as an image holds it: what packages ship, with what
@@ -449,31 +500,11 @@ func (r *root) tree() *filetree.Tree {
 	for _, e := range r.shipped.Sorted() {
 		t.Set(e)
 	}
-	remove := func(p string, self bool) {
-		for _, e := range t.Sorted() {
-			if strings.HasPrefix(e.Path, p+"/") || self && e.Path == p {
-				t.Delete(e.Path)
-			}
-		}
-	}
-	for i := range r.changed {
-		u := &r.changed[i]
-		if u.Deleted || u.Opaque {
-			remove(u.Path, u.Deleted)
-		}
-		if u.Deleted {
-			continue
-		}
-		old := t.Get(u.Path)
-		if old != nil && u.IsDir() && old.IsDir() {
-			// Configuration changed what is inside; the folder keeps its place
-			// among the shipped ones unless its own metadata changed.
-			if old.Mode == u.Mode && old.UID == u.UID && old.GID == u.GID {
-				continue
-			}
-		}
-		t.Set(&u.Entry)
-	}
+	applyUpper(t, r.changed, func(old *filetree.Entry, u *upperEntry) bool {
+		// Configuration changed what is inside a folder: it keeps its place
+		// among the shipped ones unless its own metadata changed.
+		return !(u.IsDir() && old.IsDir() && old.Mode == u.Mode && old.UID == u.UID && old.GID == u.GID)
+	})
 	// A hard link of a package whose first name was replaced points at other
 	// bytes in a layer than it did on disk; make it a file of its own.
 	for _, e := range t.Sorted() {

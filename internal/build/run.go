@@ -7,11 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
+	"golang.org/x/sys/unix"
+
+	"twinhull.dev/twinhull/internal/durable"
 	"twinhull.dev/twinhull/internal/filetree"
 	"twinhull.dev/twinhull/internal/image"
 	"twinhull.dev/twinhull/internal/oci"
@@ -26,8 +31,19 @@ func (b *Builder) StoreDir() string { return filepath.Join(b.dir, stateDir, "sto
 
 // Build makes the images of the zones on the platforms of the project file, as
 // far as they are not made, and tags them in the project's store: "production"
-// and "development", an index of all platforms when there are several.
+// and "development", an index of all platforms when there are several. Builds
+// of one project take turns; the second finds what the first made.
 func (b *Builder) Build(ctx context.Context, zones []oci.Zone) (*Report, error) {
+	rep, err := b.build(ctx, zones)
+	return rep, b.told(err)
+}
+
+func (b *Builder) build(ctx context.Context, zones []oci.Zone) (*Report, error) {
+	release, err := b.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	w, err := b.work(zones)
 	if err != nil {
 		return nil, err
@@ -60,6 +76,38 @@ func (b *Builder) Build(ctx context.Context, zones []oci.Zone) (*Report, error) 
 		return nil, err
 	}
 	return rep, b.source.save()
+}
+
+// begin takes what a build needs to itself: the project's turn, and the vault
+// against a collection. It also removes what killed builds left.
+func (b *Builder) begin(ctx context.Context) (release func(), err error) {
+	if err := makeFolders(b.dir, stateDir); err != nil {
+		return nil, fmt.Errorf("the project's folder for results: %w", err)
+	}
+	turn, err := durable.Lock(ctx, filepath.Join(b.dir, stateDir, "build.lock"), func() { b.progress.Printf("waiting for another build of this project") })
+	if err != nil {
+		return nil, err
+	}
+	hold, err := b.vault.Hold(ctx, func() { b.progress.Printf("waiting for a collection of the vault") })
+	if err != nil {
+		turn()
+		return nil, err
+	}
+	b.cache.sweep(time.Now())
+	return func() { hold(); turn() }, nil
+}
+
+// told completes an error with what to do about the machine's state.
+func (b *Builder) told(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return fmt.Errorf("%w\nhint: the disk of %s or of %s is full: free some space, or keep the cache on another disk with --cache-dir; what was finished so far is kept and the next build goes on from there", err, b.CacheDir, b.dir)
+	case errors.Is(err, unix.EROFS):
+		return fmt.Errorf("%w\nhint: %s and %s must be writable", err, b.CacheDir, filepath.Join(b.dir, stateDir))
+	}
+	return err
 }
 
 // tag names the images in the project's store.
@@ -219,7 +267,7 @@ func (b *Builder) runSteps(ctx context.Context, w *work) ([]StepRecord, error) {
 				return nil, err
 			}
 			rec, ok := b.stepKnown(sw)
-			if !ok {
+			if !ok || b.FreshSteps && !b.fresh[sw.record.Key] {
 				if err := b.realise(ctx, w.tools); err != nil {
 					return nil, err
 				}
@@ -228,8 +276,13 @@ func (b *Builder) runSteps(ctx context.Context, w *work) ([]StepRecord, error) {
 						return nil, err
 					}
 				}
+				before := rec
 				if rec, err = b.runStep(ctx, sw, w.tools); err != nil {
 					return nil, err
+				}
+				b.fresh[rec.Key] = true
+				if ok {
+					b.compare(before, rec)
 				}
 			}
 			if err := b.placeReports(rec); err != nil {
@@ -239,6 +292,22 @@ func (b *Builder) runSteps(ctx context.Context, w *work) ([]StepRecord, error) {
 		}
 	}
 	return records, nil
+}
+
+// compare tells when a step that ran again left other artifacts from the same
+// inputs: such a step is not reproducible, and neither is an image that holds
+// what it makes. Reports hold durations, and differ always.
+func (b *Builder) compare(before, after StepRecord) {
+	was := map[string]OutputFile{}
+	for _, o := range before.Outputs {
+		was[o.Path] = o
+	}
+	for _, o := range after.Outputs {
+		if old := was[o.Path]; o.Kind == project.KindArtifact && old != o {
+			b.progress.Printf("note: step %s is not reproducible: it left another %s than before from the same inputs", after.Step, o.Path)
+			return
+		}
+	}
 }
 
 // neededSteps are those whose outputs a zone's image or record needs: all of
@@ -282,29 +351,62 @@ func (w *work) neededSteps() map[string]bool {
 }
 
 // placeReports puts test results and coverage where people look for them.
+// Nothing in the state folder, which came with the project, can lead the
+// writing elsewhere.
 func (b *Builder) placeReports(rec StepRecord) error {
+	var root *os.Root
 	for _, o := range rec.Outputs {
 		if o.Kind == project.KindArtifact || o.Link != "" {
 			continue
 		}
-		to := filepath.Join(b.dir, stateDir, "reports", rec.Step, filepath.FromSlash(o.Path))
-		if fi, err := os.Stat(to); err == nil && fi.Size() == o.Size {
-			if d, _, err := hashFile(to); err == nil && d == o.SHA256 {
+		if root == nil {
+			if err := makeFolders(b.dir, stateDir+"/reports"); err != nil {
+				return fmt.Errorf("reports of step %s: %w", rec.Step, err)
+			}
+			var err error
+			if root, err = os.OpenRoot(filepath.Join(b.dir, stateDir, "reports")); err != nil {
+				return err
+			}
+			defer root.Close()
+		}
+		to := path.Join(rec.Step, o.Path)
+		if f, err := root.Open(to); err == nil {
+			d, n, err := hashOf(f)
+			f.Close()
+			if err == nil && n == o.Size && d == o.SHA256 {
 				continue
 			}
 		}
-		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-			return err
-		}
-		data, err := os.ReadFile(b.cache.filePath(o.SHA256))
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(to, data, 0o644); err != nil {
-			return err
+		if err := placeReport(root, to, b.cache.filePath(o.SHA256)); err != nil {
+			return fmt.Errorf("report %s of step %s: %w", o.Path, rec.Step, err)
 		}
 	}
 	return nil
+}
+
+func placeReport(root *os.Root, to, from string) error {
+	if err := makeFoldersIn(root, path.Dir(to)); err != nil {
+		return err
+	}
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	// A new file and not the old one's content: what is at the place may be a
+	// link, or be read by someone just now.
+	if err := root.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	dst, err := root.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	if _, err := io.Copy(dst, src); err != nil {
+		return err
+	}
+	return dst.Close()
 }
 
 // Items lists every input that a build of the zones needs, with the addresses
@@ -398,7 +500,7 @@ func (b *Builder) items(w *work) ([]fetch.Item, error) {
 		if len(missing) == 0 {
 			continue
 		}
-		data, err := os.ReadFile(filepath.Join(b.dir, filepath.FromSlash(tree.Lockfile)))
+		data, err := readProjectFile(b.dir, tree.Lockfile)
 		if err != nil {
 			return nil, err
 		}
@@ -540,11 +642,11 @@ func toolWhole(entries []*filetree.Entry, data string) bool {
 }
 
 func (b *Builder) unpackTool(t project.Tool, dir string) ([]*filetree.Entry, error) {
-	tmp, err := b.cache.scratch("tool")
+	tmp, done, err := b.cache.scratch("tool")
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(tmp)
+	defer done()
 	f, err := os.Create(filepath.Join(tmp, "data"))
 	if err != nil {
 		return nil, err
@@ -562,14 +664,15 @@ func (b *Builder) unpackTool(t project.Tool, dir string) ([]*filetree.Entry, err
 			src.Close()
 		}
 	}
-	if err := errors.Join(err, keep.Flush(), f.Close()); err != nil {
-		return nil, err
+	// Two large files: to synchronise them is cheap.
+	if err := errors.Join(err, keep.Flush(), f.Sync(), f.Close()); err != nil {
+		return nil, fmt.Errorf("unpacking %s %s: %w", t.Name, t.Version, err)
 	}
 	raw, err := json.Marshal(entries)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(tmp, "index.json"), raw, 0o644); err != nil {
+	if err := durable.WriteFile(filepath.Join(tmp, "index.json"), raw, 0o644); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
@@ -578,7 +681,11 @@ func (b *Builder) unpackTool(t project.Tool, dir string) ([]*filetree.Entry, err
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, err
 	}
-	return entries, os.Rename(tmp, dir)
+	// Another build may have made the same meanwhile: its folder is as good.
+	if err := os.Rename(tmp, dir); err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, unix.ENOTEMPTY) {
+		return nil, err
+	}
+	return entries, nil
 }
 
 func readEntry(e *filetree.Entry) ([]byte, error) {

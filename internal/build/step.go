@@ -3,8 +3,10 @@ package build
 import (
 	"archive/tar"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -12,6 +14,7 @@ import (
 	"sort"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	digest "github.com/opencontainers/go-digest"
 
@@ -114,21 +117,34 @@ func depKeys(deps []depTree) []string {
 
 // addAfter places the artifacts of earlier steps among the inputs.
 func (w *stepWork) addAfter(after []StepRecord) error {
+	from := map[string]string{} // path → the step that it comes from
 	for _, a := range w.step.After {
 		name, output, one := strings.Cut(a, ":")
 		found := false
 		for _, r := range after {
-			if r.Step != name || (r.Platform != oci.Platform{} && r.Platform != w.plat) {
+			if r.Step != name || (r.Platform != oci.Platform{} && w.plat != oci.Platform{} && r.Platform != w.plat) {
 				continue
 			}
 			for _, o := range r.Outputs {
-				if o.Kind == project.KindArtifact && (!one || o.Output == output) {
-					w.record.After = append(w.record.After, o)
-					found = true
+				if o.Kind != project.KindArtifact || one && o.Output != output {
+					continue
 				}
+				found = true
+				who := name
+				if r.Platform != (oci.Platform{}) {
+					who += " for " + r.Platform.String()
+				}
+				if before, ok := from[o.Path]; ok {
+					if before == who {
+						continue // asked for twice: the step, and one of its outputs
+					}
+					return fmt.Errorf("build.steps.%s.after: %s comes from %s and from %s: take one of them, or give the step `platform: each`", w.step.Name, o.Path, before, who)
+				}
+				from[o.Path] = who
+				w.record.After = append(w.record.After, o)
 			}
 		}
-		if !found {
+		if one && !found {
 			return fmt.Errorf("build.steps.%s.after: %s left no artifact", w.step.Name, a)
 		}
 	}
@@ -156,27 +172,25 @@ func (b *Builder) stepKnown(w *stepWork) (StepRecord, bool) {
 // runStep runs a step over a realised root and keeps what it declared.
 func (b *Builder) runStep(ctx context.Context, w *stepWork, r *root) (StepRecord, error) {
 	var rec StepRecord
-	tmp, err := b.cache.scratch("step")
+	tmp, done, err := b.cache.scratch("step")
 	if err != nil {
 		return rec, err
 	}
-	defer sandbox.RemoveAll(tmp)
+	defer done()
 	inputs, upper := filepath.Join(tmp, "inputs"), filepath.Join(tmp, "upper")
 	dir := strings.TrimPrefix(b.stepDir(), "/")
-	for _, d := range []string{filepath.Join(inputs, dir), filepath.Join(inputs, "home/build"), upper} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return rec, err
-		}
+	if err := makeFolders(tmp, "upper", path.Join("inputs", dir), "inputs/home/build"); err != nil {
+		return rec, err
 	}
 	if err := b.placeInputs(filepath.Join(inputs, dir), w.record); err != nil {
 		return rec, err
 	}
 	for _, o := range w.step.Outputs {
-		if err := os.MkdirAll(filepath.Join(inputs, dir, filepath.FromSlash(path.Dir(o.Path))), 0o755); err != nil {
-			return rec, err
+		if err := makeFolders(filepath.Join(inputs, dir), path.Dir(o.Path)); err != nil {
+			return rec, fmt.Errorf("step %s: the folder of output %s: %w", w.step.Name, o.Path, err)
 		}
 	}
-	log, err := b.openLog("step-" + w.step.Name)
+	log, err := b.openLog("step-" + w.name())
 	if err != nil {
 		return rec, err
 	}
@@ -198,10 +212,10 @@ func (b *Builder) runStep(ctx context.Context, w *stepWork, r *root) (StepRecord
 		Serve: b.services(), Stdout: log, Stderr: log, Timeout: w.step.Timeout,
 		Limits: sandbox.Limits{PIDs: 4096},
 	}
-	t := b.progress.Task("step "+w.step.Name, 0)
+	t := b.progress.Task("step "+w.name(), 0)
 	res, err := sandbox.Run(ctx, spec)
-	if err == nil && (res.ExitCode != 0 || res.TimedOut) {
-		err = log.failure("step "+w.step.Name+" ("+strings.Join(w.step.Run, " ")+")", res)
+	if err == nil && !res.Success() {
+		err = log.failure("step "+w.name()+" ("+strings.Join(w.step.Run, " ")+")", res)
 		if b.ShellOnFailure != nil && ctx.Err() == nil {
 			t.Done(err)
 			b.ShellOnFailure(ctx, spec)
@@ -213,7 +227,7 @@ func (b *Builder) runStep(ctx context.Context, w *stepWork, r *root) (StepRecord
 		return rec, err
 	}
 	rec = w.record
-	if rec.Outputs, err = b.collect(ctx, w.step, filepath.Join(upper, dir)); err != nil {
+	if rec.Outputs, err = b.collect(ctx, w, upper, inputs); err != nil {
 		return rec, err
 	}
 	rec.Digest, err = b.vault.PutBytes(mustJSON(rec))
@@ -221,6 +235,14 @@ func (b *Builder) runStep(ctx context.Context, w *stepWork, r *root) (StepRecord
 		return rec, err
 	}
 	return rec, b.cache.keep("steps", rec.Key, rec)
+}
+
+// name is the step with its platform, when it has one.
+func (w *stepWork) name() string {
+	if w.plat == (oci.Platform{}) {
+		return w.step.Name
+	}
+	return w.step.Name + "-" + w.plat.OS + "-" + w.plat.Architecture
 }
 
 func (b *Builder) haveOutputs(rec StepRecord) bool {
@@ -233,118 +255,238 @@ func (b *Builder) haveOutputs(rec StepRecord) bool {
 }
 
 // placeInputs copies the declared files, and checks that they are still what
-// was hashed.
+// was hashed. Nothing that it places, such as an artifact that is a link, can
+// lead a later file out of dir.
 func (b *Builder) placeInputs(dir string, rec StepRecord) error {
-	put := func(rel string, exec bool, link string, want oci.Digest, from string) error {
-		to := filepath.Join(dir, filepath.FromSlash(rel))
-		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	from, err := b.source.open()
+	if err != nil {
+		return err
+	}
+	at := time.Unix(b.mtime(), 0)
+	put := func(rel string, exec bool, link string, want oci.Digest, open func() (*os.File, error)) error {
+		if err := makeFoldersIn(root, path.Dir(rel)); err != nil {
 			return err
 		}
 		if link != "" {
-			return os.Symlink(link, to)
+			return root.Symlink(link, rel)
 		}
-		data, err := os.ReadFile(from)
+		src, err := open()
 		if err != nil {
 			return err
 		}
-		if digest.FromBytes(data) != want {
-			return fmt.Errorf("%s changed while the build ran: build again", rel)
-		}
+		defer src.Close()
 		mode := fs.FileMode(0o644)
 		if exec {
 			mode = 0o755
 		}
-		if err := os.WriteFile(to, data, mode); err != nil {
+		to, err := root.OpenFile(rel, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+		if err != nil {
 			return err
 		}
-		if err := os.Chmod(to, mode); err != nil { // whatever the caller's umask is
+		defer to.Close()
+		h := sha256.New()
+		if _, err := io.Copy(io.MultiWriter(to, h), src); err != nil {
 			return err
 		}
-		at := time.Unix(b.mtime(), 0)
-		return os.Chtimes(to, at, at)
+		if digest.NewDigest(digest.SHA256, h) != want {
+			return errChanged
+		}
+		if err := to.Chmod(mode); err != nil { // whatever the caller's umask is
+			return err
+		}
+		if err := to.Close(); err != nil {
+			return err
+		}
+		return root.Chtimes(rel, at, at)
 	}
 	for _, in := range rec.Inputs {
-		if err := put(in.Path, in.Exec, in.Link, in.SHA256, filepath.Join(b.source.dir, filepath.FromSlash(in.Path))); err != nil {
-			return err
+		open := func() (*os.File, error) { return from.Open(in.Path) }
+		if err := put(in.Path, in.Exec, in.Link, in.SHA256, open); err != nil {
+			return fmt.Errorf("step %s: placing input %s: %w", rec.Step, in.Path, err)
 		}
 	}
 	for _, o := range rec.After {
-		from := ""
-		if o.Link == "" {
-			from = b.cache.filePath(o.SHA256)
+		open := func() (*os.File, error) { return os.Open(b.cache.filePath(o.SHA256)) }
+		err := put(o.Path, o.Exec, o.Link, o.SHA256, open)
+		if errors.Is(err, errChanged) {
+			b.cache.heal(b.cache.filePath(o.SHA256), 0, o.Size, o.SHA256)
+			return fmt.Errorf("step %s: the kept artifact %s was damaged and has been removed: build again", rec.Step, o.Path)
 		}
-		if err := put(o.Path, o.Exec, o.Link, o.SHA256, from); err != nil {
-			return err
+		if err != nil {
+			return fmt.Errorf("step %s: placing the artifact %s of an earlier step: %w", rec.Step, o.Path, err)
 		}
 	}
 	return nil
 }
 
-// collect stores the declared outputs and nothing else. A declared output that
-// is not there fails the step.
-func (b *Builder) collect(ctx context.Context, s project.Step, dir string) ([]OutputFile, error) {
-	var out []OutputFile
-	for _, o := range s.Outputs {
-		at := filepath.Join(dir, filepath.FromSlash(o.Path))
-		fi, err := os.Lstat(at)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("step %s ended well but left no %s, which it declares as %s: check the command's output folder", s.Name, o.Path, o.Kind)
-		}
-		if err != nil {
-			return nil, err
-		}
-		before := len(out)
-		add := func(full, rel string, fi fs.FileInfo) error {
-			f := OutputFile{Output: o.Path, Kind: o.Kind, Path: rel, Exec: fi.Mode()&0o111 != 0}
-			switch {
-			case fi.Mode()&fs.ModeSymlink != 0:
-				target, err := os.Readlink(full)
-				if err != nil {
-					return err
-				}
-				f.Link, f.Exec = target, false
-			case fi.Mode().IsRegular():
-				if f.SHA256, f.Size, err = b.cache.putFile(full); err != nil {
-					return err
-				}
-			default:
-				return fmt.Errorf("step %s: output %s is a device, pipe or socket", s.Name, rel)
+var errChanged = errors.New("it changed while the build ran: build again")
+
+// Bounds of what a step may leave, so that a runaway or hostile one fails with
+// a message and does not fill the disk of whoever builds it.
+const (
+	maxOutputFiles = 200_000
+	maxOutputBytes = 16 << 30
+)
+
+// collect stores the declared outputs and nothing else: what lies at their
+// paths when the step has ended, whether the step wrote it (it is in upper) or
+// left an input as it was (it is in lower, and upper does not hide it). A
+// declared output that is not there fails the step.
+//
+// The step may have put anything into upper: no link in it is followed, so
+// that nothing outside can be read through it.
+func (b *Builder) collect(ctx context.Context, w *stepWork, upper, lower string) ([]OutputFile, error) {
+	s := w.step
+	work := strings.TrimPrefix(b.stepDir(), "/")
+	outputOf := func(rel string) *project.Output {
+		for i := range s.Outputs {
+			if o := &s.Outputs[i]; rel == o.Path || strings.HasPrefix(rel, o.Path+"/") {
+				return o
 			}
-			out = append(out, f)
+		}
+		return nil
+	}
+	// leads tells whether a folder of the image lies on the way to an output.
+	leads := func(p string) bool {
+		for _, o := range s.Outputs {
+			if strings.HasPrefix(path.Join(work, o.Path)+"/", p+"/") {
+				return true
+			}
+		}
+		return false
+	}
+	var out []OutputFile
+	var total int64
+	add := func(f OutputFile, open func() (*os.File, error)) error {
+		if len(out) >= maxOutputFiles {
+			return fmt.Errorf("step %s: output %s has more than %d files: declare the folder that is needed and not all of it", s.Name, f.Output, maxOutputFiles)
+		}
+		if !utf8.ValidString(f.Path) || !utf8.ValidString(f.Link) {
+			return fmt.Errorf("step %s: output %q has a name that is not UTF-8: name it otherwise", s.Name, f.Path)
+		}
+		if f.Link == "" {
+			src, err := open()
+			if err != nil {
+				return fmt.Errorf("step %s: output %s: %w", s.Name, f.Path, err)
+			}
+			defer src.Close()
+			if f.SHA256, f.Size, err = b.cache.putFile(src, maxOutputBytes-total); err != nil {
+				return fmt.Errorf("step %s: keeping output %s (all outputs may have %d bytes): %w", s.Name, f.Path, int64(maxOutputBytes), err)
+			}
+			total += f.Size
+		}
+		out = append(out, f)
+		return nil
+	}
+	gone := map[string]bool{}   // the path, with all that was below it, is not what lower has
+	opaque := map[string]bool{} // nor is anything below it
+	err := sandbox.Scan(ctx, upper, func(e sandbox.Entry) error {
+		rel, inside := strings.CutPrefix(e.Path, work+"/")
+		var o *project.Output
+		if inside {
+			o = outputOf(rel)
+		}
+		switch {
+		case o == nil && !leads(e.Path):
+			if e.Type == tar.TypeDir {
+				return fs.SkipDir
+			}
+			return nil
+		case e.Whiteout:
+			gone[e.Path] = true
+			return nil
+		case e.Type == tar.TypeDir:
+			opaque[e.Path] = e.Opaque
+			return nil
+		case o == nil:
+			return fmt.Errorf("step %s put %s where the folder /%s should be: outputs must lie in folders, not behind links or files", s.Name, kindOf(e), e.Path)
+		}
+		gone[e.Path] = true
+		f := OutputFile{Output: o.Path, Kind: o.Kind, Path: rel}
+		switch e.Type {
+		case tar.TypeSymlink:
+			f.Link = e.Link
+		case tar.TypeReg:
+			f.Exec = e.Mode&0o111 != 0
+		default:
+			return fmt.Errorf("step %s: output %s is %s: only files, folders and links can be outputs", s.Name, rel, kindOf(e))
+		}
+		return add(f, e.Open)
+	})
+	if err != nil {
+		return nil, err
+	}
+	hidden := func(rel string) bool {
+		p := path.Join(work, rel)
+		if gone[p] {
+			return true
+		}
+		for d := path.Dir(p); d != "."; d = path.Dir(d) {
+			if gone[d] || opaque[d] {
+				return true
+			}
+		}
+		return false
+	}
+	root, err := os.OpenRoot(filepath.Join(lower, work))
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	unchanged := func(rel string, exec bool, link string) error {
+		o := outputOf(rel)
+		if o == nil || hidden(rel) {
 			return nil
 		}
-		if !fi.IsDir() {
-			if err := add(at, o.Path, fi); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		err = filepath.WalkDir(at, func(p string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() {
-				return err
-			}
-			fi, err := d.Info()
-			if err != nil {
-				return err
-			}
-			rel, err := filepath.Rel(dir, p)
-			if err != nil {
-				return err
-			}
-			if fi.Mode()&fs.ModeCharDevice != 0 { // an overlay whiteout: the step deleted an input
-				return nil
-			}
-			return add(p, filepath.ToSlash(rel), fi)
-		})
-		if err != nil {
+		return add(OutputFile{Output: o.Path, Kind: o.Kind, Path: rel, Exec: exec, Link: link}, func() (*os.File, error) { return root.Open(rel) })
+	}
+	for _, in := range w.record.Inputs {
+		if err := unchanged(in.Path, in.Exec, in.Link); err != nil {
 			return nil, err
 		}
-		if len(out) == before {
+	}
+	for _, a := range w.record.After {
+		if err := unchanged(a.Path, a.Exec, a.Link); err != nil {
+			return nil, err
+		}
+	}
+	left := map[string]bool{}
+	for _, f := range out {
+		left[f.Output] = true
+	}
+	for _, o := range s.Outputs {
+		if left[o.Path] {
+			continue
+		}
+		if _, isDir := opaque[path.Join(work, o.Path)]; isDir {
 			return nil, fmt.Errorf("step %s ended well but its output folder %s is empty", s.Name, o.Path)
 		}
+		return nil, fmt.Errorf("step %s ended well but left no %s, which it declares as %s: check the command's output folder (the step ran in %s)", s.Name, o.Path, o.Kind, b.stepDir())
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Path < out[j].Path })
 	return out, nil
+}
+
+// kindOf names what is no file and no folder, for messages.
+func kindOf(e sandbox.Entry) string {
+	switch e.Type {
+	case tar.TypeReg:
+		return "a file"
+	case tar.TypeDir:
+		return "a folder"
+	case tar.TypeSymlink:
+		return "a link to " + e.Link
+	case tar.TypeFifo:
+		return "a pipe"
+	case tar.TypeChar, tar.TypeBlock:
+		return "a device"
+	}
+	return "a socket"
 }
 
 // artifactEntries places a step's output in an image: a file at to, or a

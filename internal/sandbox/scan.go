@@ -7,6 +7,7 @@ import (
 	"encoding/gob"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path"
@@ -51,7 +52,8 @@ func (e Entry) Open() (*os.File, error) {
 // of an overlay, and calls fn for each path but the top, a folder before what
 // is in it, names of one folder in byte order. Folders and files without
 // permissions for their owner are read too. fn's error ends the walk and is
-// returned. Nothing in the tree is changed or followed.
+// returned; fs.SkipDir for a folder passes over what is in it. Nothing in the
+// tree is changed or followed.
 func Scan(ctx context.Context, dir string, fn func(Entry) error) error {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -72,7 +74,9 @@ func Scan(ctx context.Context, dir string, fn func(Entry) error) error {
 		}
 		for _, e := range entries {
 			e.lister = l
-			if err := fn(e); err != nil {
+			if err := fn(e); err == fs.SkipDir && e.Type == tar.TypeDir {
+				continue
+			} else if err != nil {
 				return err
 			}
 			if e.Type == tar.TypeDir {
