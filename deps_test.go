@@ -42,7 +42,7 @@ var order = []room{
 	{"internal/source/xz", "", "a codec: bytes to bytes"},
 	{"internal/source/vault", "oci durable progress", "bytes by digest: knows neither where they come from nor what they are"},
 	{"internal/source/fetch", "oci durable progress source/site source/vault", "the only way from the network to the vault"},
-	{"internal/source/debfile", "oci filetree source/xz", "one package file: what is in it, not where it is from or who needs it"},
+	{"internal/source/debfile", "oci durable filetree source/xz", "one package file: what is in it, not where it is from or who needs it"},
 	{"internal/source/deb", "oci durable progress project source/site source/fetch source/vault source/xz", "archives and resolution: by indexes, never by opening a package"},
 	{"internal/source/npm", "oci durable filetree progress project source/site source/fetch source/vault", "npm's locked dependencies; does not know the other languages"},
 	{"internal/source/gomod", "oci durable filetree progress project source/site source/fetch source/vault", "Go's locked dependencies; does not know the other languages"},
