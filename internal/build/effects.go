@@ -106,6 +106,10 @@ func productionEffects(t *filetree.Tree, s *project.Spec, p oci.Platform, alts [
 			g.symlink(link, "/etc/alternatives/"+a.name, "alternatives", note)
 		}
 	}
+	if w := usrMerged(strings.TrimPrefix(s.Workdir, "/")); w != "" && t.Resolve(w) == nil {
+		// On a read-only root no runtime can make it.
+		g.dir(w, 0o755, 0, 0, "workdir", "the working directory")
+	}
 	for _, w := range s.Writable {
 		p := usrMerged(strings.TrimPrefix(w, "/"))
 		if e := t.Get(p); e != nil && !e.IsDir() {

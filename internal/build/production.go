@@ -20,7 +20,7 @@ import (
 
 // productionVersion is part of every production image's key: raise it when the
 // composition below, the effects or the trimming change what is in an image.
-const productionVersion = 1
+const productionVersion = 2
 
 // composed is a finished file tree with what is worth saying about it.
 type composed struct {
