@@ -11,6 +11,7 @@ GO       ?= go
 PREFIX   ?= /usr/local
 FUZZTIME ?= 20s
 TESTFLAGS ?=
+BENCHFLAGS ?=
 
 # A checkout that git does not trust (another owner, as in containers) cannot
 # be asked for its revision; the program is then built without one.
@@ -47,10 +48,11 @@ lint: ## check format and suspicious code
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go')); \
 	if [[ -n $$unformatted ]]; then echo "not formatted (gofmt -w):"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
+	@for mod in test/*/go.mod; do if [[ -e $$mod ]]; then $(GO) -C "$$(dirname $$mod)" vet ./...; fi; done
 
 .PHONY: bench
-bench: build ## measure, against other builders where they are installed
-	$(GO) run ./test/bench
+bench: build ## measure, against other builders too; writes bin/bench.json
+	$(GO) -C test/bench run . -root $(CURDIR) -tool $(CURDIR)/bin/twinhull -out $(CURDIR)/bin/bench.json $(BENCHFLAGS)
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (20s)
