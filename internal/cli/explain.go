@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"twinhull.dev/twinhull/internal/build"
+	"twinhull.dev/twinhull/internal/image"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/project"
 	"twinhull.dev/twinhull/internal/source/vault"
@@ -42,7 +43,7 @@ layout that came with its origins. Exits with 1 when the path is not there.`,
 				return err
 			}
 			defer img.Close()
-			o, err := findOrigins(env, store, img.Descriptor.Digest)
+			o, err := findOrigins(env, store, img)
 			if err != nil {
 				return err
 			}
@@ -80,9 +81,10 @@ func optionalPlatform(s string) (oci.Platform, error) {
 }
 
 // findOrigins looks beside the image first and then in the project's store: a
-// docker archive carries no referrers, but its digest may be one that was
-// built here.
-func findOrigins(env *Env, store *oci.Layout, d oci.Digest) (*build.Origins, error) {
+// docker archive carries no referrers, but may be of an image that was built
+// here.
+func findOrigins(env *Env, store *oci.Layout, img *image.Image) (*build.Origins, error) {
+	d := img.Descriptor.Digest
 	if store != nil {
 		o, err := build.ReadOrigins(store, d)
 		if err == nil || !errors.Is(err, build.ErrNoOrigins) {
@@ -91,10 +93,38 @@ func findOrigins(env *Env, store *oci.Layout, d oci.Digest) (*build.Origins, err
 	}
 	if path, err := project.Find(env.Dir); err == nil {
 		if own, err := oci.OpenLayout(filepath.Join(filepath.Dir(path), ".twinhull", "store")); err == nil {
-			if o, err := build.ReadOrigins(own, d); err == nil {
-				return o, nil
+			if d == "" {
+				d = manifestOf(own, imageID(img))
+			}
+			if d != "" {
+				if o, err := build.ReadOrigins(own, d); err == nil {
+					return o, nil
+				}
 			}
 		}
 	}
-	return nil, Undecidedf("nothing explains %s: it came without its origins", d).WithHint("take the image from the project's store, or from an OCI layout that `twinhull build --output` wrote")
+	return nil, Undecidedf("nothing explains %s: it came without its origins", imageID(img)).WithHint("take the image from the project's store, or from an OCI layout that `twinhull build --output` wrote")
+}
+
+// manifestOf finds the explained image of a layout that has this
+// configuration; "" when there is none.
+func manifestOf(store *oci.Layout, config oci.Digest) oci.Digest {
+	all, err := build.AllOrigins(store)
+	if err != nil {
+		return ""
+	}
+	for _, o := range all {
+		n, err := store.Stat(o.Image)
+		if err != nil {
+			continue
+		}
+		raw, err := store.ReadBlob(oci.Descriptor{Digest: o.Image, Size: n})
+		if err != nil {
+			continue
+		}
+		if m, err := oci.ParseManifest(raw); err == nil && m.Config.Digest == config {
+			return o.Image
+		}
+	}
+	return ""
 }

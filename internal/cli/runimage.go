@@ -288,7 +288,7 @@ func (r *imageRun) unpack(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	final := filepath.Join(cache, "images", r.img.Descriptor.Digest.Encoded())
+	final := filepath.Join(cache, "images", imageID(r.img).Encoded())
 	if fileExists(filepath.Join(final, "complete")) {
 		return filepath.Join(final, "root"), nil
 	}

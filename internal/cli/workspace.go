@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
+	digest "github.com/opencontainers/go-digest"
+
 	"twinhull.dev/twinhull/internal/build"
 	"twinhull.dev/twinhull/internal/image"
 	"twinhull.dev/twinhull/internal/oci"
@@ -151,6 +153,16 @@ func openImage(ctx context.Context, env *Env, arg string, plat oci.Platform) (*i
 		}
 	}
 	return img, store, nil
+}
+
+// imageID names what an image holds: the digest of its manifest, or of its
+// configuration where there is no manifest (docker archives). Both name all of
+// its layers.
+func imageID(img *image.Image) oci.Digest {
+	if d := img.Descriptor.Digest; d != "" {
+		return d
+	}
+	return digest.FromBytes(img.RawConfig)
 }
 
 // writeJSON writes a result as indented JSON.
