@@ -600,7 +600,13 @@ func (b *Builder) fetchInputs(ctx context.Context, w *work) error {
 	if len(items) == 0 {
 		return nil
 	}
-	return b.Fetch.Fetch(ctx, items)
+	if err := b.Fetch.Fetch(ctx, items); err != nil {
+		if _, offline := errors.AsType[*fetch.OfflineError](err); offline || ctx.Err() != nil {
+			return err
+		}
+		return fmt.Errorf("%w\nhint: what arrived whole is kept; build again, or name another server (`twinhull doctor` says which are used)", err)
+	}
+	return nil
 }
 
 // toolEntries lays out a pinned tool.
