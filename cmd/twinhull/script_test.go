@@ -2,9 +2,11 @@ package main
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -26,13 +28,26 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "mirror": mirrorCommand},
 		Setup: func(env *testscript.Env) error {
 			home := filepath.Join(env.WorkDir, ".home")
 			env.Setenv("HOME", home)
 			env.Setenv("XDG_CACHE_HOME", filepath.Join(home, ".cache"))
 			env.Setenv("XDG_CONFIG_HOME", filepath.Join(home, ".config"))
-			return os.MkdirAll(home, 0o700)
+			if err := os.MkdirAll(home, 0o700); err != nil {
+				return err
+			}
+			m, err := newMirror(home)
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { m.server.CloseClientConnections(); m.server.Close() })
+			env.Values[mirrorKey{}] = m
+			env.Setenv("TWINHULL_DEBIAN_MIRROR", m.server.URL+"/debian")
+			env.Setenv("TWINHULL_DEBIAN_SECURITY_MIRROR", m.server.URL+"/security")
+			env.Setenv("TWINHULL_DEBIAN_KEYRING", filepath.Join(home, "archive.gpg"))
+			env.Setenv("NO_PROXY", "127.0.0.1")
+			return nil
 		},
 	})
 }
@@ -55,3 +70,5 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("exit code %d, want %d", got, want)
 	}
 }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
