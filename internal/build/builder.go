@@ -79,13 +79,14 @@ type Builder struct {
 	opened   map[string]*debfile.Package
 	extra    []StepRecord // steps that dependencies needed: install scripts
 	fresh    map[Key]bool // steps that FreshSteps has run already
+	binaries map[oci.Digest]*elfFacts
 }
 
 // New checks that the lock fits the project and returns a builder.
 func New(c Config) (*Builder, error) {
 	b := &Builder{
 		Config: c, file: c.File, lock: c.Lock, vault: c.Vault, progress: c.Progress,
-		cache: newCache(c.CacheDir), dir: filepath.Dir(c.File.Path), opened: map[string]*debfile.Package{}, fresh: map[Key]bool{},
+		cache: newCache(c.CacheDir), dir: filepath.Dir(c.File.Path), opened: map[string]*debfile.Package{}, fresh: map[Key]bool{}, binaries: map[oci.Digest]*elfFacts{},
 	}
 	if err := checkState(b.dir); err != nil {
 		return nil, err

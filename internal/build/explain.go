@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"path"
-	"sort"
 	"strings"
 
 	digest "github.com/opencontainers/go-digest"
@@ -119,6 +118,7 @@ type Explanation struct {
 	Step    *StepRecord   `json:"step,omitempty"`
 	InVault bool          `json:"inVault"`
 	Absent  string        `json:"absent,omitempty"` // why there is nothing, as near as can be told
+	Remedy  string        `json:"remedy,omitempty"` // what would bring it, when that is known
 	Near    []string      `json:"near,omitempty"`   // paths that come closest
 	origins *Origins
 }
@@ -159,7 +159,7 @@ func Explain(o *Origins, p string, inVault func(oci.Digest) bool) *Explanation {
 		}
 	}
 	if found == nil {
-		x.Absent, x.Near = absent(o, rel, byPath)
+		x.absent(o, t, rel)
 		return x
 	}
 	x.Found = found
@@ -181,30 +181,167 @@ func Explain(o *Origins, p string, inVault func(oci.Digest) bool) *Explanation {
 	return x
 }
 
-func absent(o *Origins, rel string, byPath map[string]*PathOrigin) (string, []string) {
-	why := "nothing that the project file names brings it"
-	if o.Zone == oci.Production {
-		if reason, yes := trimmed(usrMerged(rel)); yes {
-			why = "left out of production: " + reason
+// program is a tool that people look for in images, the package that has it in
+// Debian, and why production images do without it.
+type program struct{ pkg, why string }
+
+const (
+	noShell    = "a production image holds no shell: nothing in it runs scripts, and an intruder finds none"
+	noPackager = "a production image holds no package manager: it is replaced, never changed"
+	noCompiler = "a production image holds no compiler: what runs was built in a step"
+	noDebugger = "a production image holds no debugger: debug in the development image, or join one to the running container"
+	noTool     = "a production image holds what its packages and artifacts need to run, and no tools to work in it"
+	noLogin    = "nobody logs into a production image"
+)
+
+// programs answers for what is asked most. For everything else the origins of
+// the development image know the package.
+var programs = func() map[string]program {
+	m := map[string]program{}
+	add := func(pkg, why string, names ...string) {
+		for _, n := range names {
+			m[n] = program{pkg, why}
 		}
-		base := path.Base(rel)
+	}
+	add("dash", noShell, "sh", "dash")
+	add("bash", noShell, "bash", "rbash")
+	add("zsh", noShell, "zsh")
+	add("ksh", noShell, "ksh")
+	add("busybox", noShell, "ash", "busybox")
+	add("apt", noPackager, "apt", "apt-get", "apt-cache")
+	add("dpkg", noPackager, "dpkg", "dpkg-deb", "dpkg-query")
+	add("npm", noPackager, "npm", "npx")
+	add("yarnpkg", noPackager, "yarn", "yarnpkg")
+	add("python3-pip", noPackager, "pip", "pip3")
+	add("gcc", noCompiler, "gcc", "cc")
+	add("g++", noCompiler, "g++", "c++")
+	add("make", noCompiler, "make")
+	add("golang-go", noCompiler, "go", "gofmt")
+	add("binutils", noCompiler, "ld", "as", "objdump", "readelf", "nm", "strings")
+	add("gdb", noDebugger, "gdb", "gdbserver")
+	add("strace", noDebugger, "strace")
+	add("ltrace", noDebugger, "ltrace")
+	add("linux-perf", noDebugger, "perf")
+	add("tcpdump", noDebugger, "tcpdump")
+	add("coreutils", noTool, "ls", "cat", "cp", "mv", "rm", "mkdir", "chmod", "chown", "ln", "id", "whoami", "env", "sleep", "head", "tail", "wc", "sort", "date", "df", "du", "touch", "test", "true", "false", "echo", "base64", "sha256sum", "stat")
+	add("grep", noTool, "grep", "egrep", "fgrep")
+	add("sed", noTool, "sed")
+	add("mawk", noTool, "awk", "mawk")
+	add("findutils", noTool, "find", "xargs")
+	add("tar", noTool, "tar")
+	add("gzip", noTool, "gzip", "gunzip", "zcat")
+	add("procps", noTool, "ps", "top", "free", "kill", "pgrep", "pkill")
+	add("util-linux", noTool, "mount", "umount", "lsblk", "nsenter", "unshare")
+	add("iproute2", noTool, "ip", "ss")
+	add("iputils-ping", noTool, "ping")
+	add("bind9-dnsutils", noTool, "dig", "nslookup", "host")
+	add("netcat-openbsd", noTool, "nc", "netcat")
+	add("curl", noTool, "curl")
+	add("wget", noTool, "wget")
+	add("openssh-client", noTool, "ssh", "scp")
+	add("git", noTool, "git")
+	add("vim", noTool, "vi", "vim")
+	add("nano", noTool, "nano")
+	add("less", noTool, "less")
+	add("perl-base", "a production image holds Perl only when a package that is asked for is written in it", "perl")
+	add("openssl", "programs use OpenSSL's libraries; its command line is a tool", "openssl")
+	add("libc-bin", noTool, "ldconfig", "ldd", "getent", "iconv", "locale")
+	add("passwd", noLogin, "passwd", "useradd", "chpasswd", "shadow", "gshadow")
+	add("login", noLogin, "login", "su")
+	add("sudo", noLogin, "sudo")
+	return m
+}()
+
+// absent says why a path is not in the image.
+func (x *Explanation) absent(o *Origins, t *filetree.Tree, rel string) {
+	x.Absent = "nothing that the project file names brings it"
+	base := path.Base(rel)
+	for _, e := range t.Sorted() {
+		if len(x.Near) < 5 && path.Base(e.Path) == base {
+			x.Near = append(x.Near, "/"+e.Path)
+		}
+	}
+	if o.Zone != oci.Production {
+		return
+	}
+	merged := usrMerged(rel)
+	tool, known := programs[base]
+	known = known && (rel == base || inAny(merged, programFolders))
+	omitted := func(name string) bool {
 		for _, om := range o.Omitted {
-			if om.Name == base || strings.HasPrefix(base, om.Name) {
-				why = fmt.Sprintf("package %s is left out of production (%s); %s depends on it", om.Name, om.Reason, om.Needed)
+			if om.Name == name {
+				x.Absent = fmt.Sprintf("package %s is left out of production: %s (%s depends on it)", om.Name, om.Reason, om.Needed)
+				return true
 			}
 		}
+		return false
 	}
-	var near []string
-	for p := range byPath {
-		if path.Base(p) == path.Base(rel) {
-			near = append(near, "/"+p)
+	bring := func(pkg string) {
+		x.Remedy = fmt.Sprintf("package %s would bring it: add it to production.packages if the application itself runs it", pkg)
+	}
+	keep := func() {
+		x.Remedy = fmt.Sprintf("production.keep: [%q] keeps it", merged)
+	}
+	switch reason := x.trimmed(o, t, merged); {
+	case known:
+		if omitted(tool.pkg) {
+			x.Absent += "; " + tool.why
+		} else {
+			x.Absent = tool.why
+		}
+		bring(tool.pkg)
+	case reason != "":
+		x.Absent = "left out of production: " + reason
+		keep()
+	case omitted(base):
+		bring(base)
+	default:
+		// A folder or data file of an omitted package mostly bears its name.
+		for part := range strings.SplitSeq(rel, "/") {
+			if len(part) > 2 && omitted(part) {
+				bring(part)
+				return
+			}
+		}
+		for d := path.Dir(rel); d != "."; d = path.Dir(d) {
+			if e := t.Resolve(d); e != nil {
+				x.Absent += fmt.Sprintf("; the folder /%s is there", e.Path)
+				break
+			}
+		}
+		x.Remedy = "`twinhull explain development " + x.Path + "` tells which package has it in the development image, if any"
+	}
+}
+
+// trimmed says which rule of trimming would have left a path out.
+func (x *Explanation) trimmed(o *Origins, t *filetree.Tree, p string) string {
+	trim, err := newTrimmer(o.Kept)
+	if err != nil || trim.kept(p, false) {
+		return ""
+	}
+	e := &filetree.Entry{Path: p, Type: '0'}
+	if reason := trimReason(e); reason != "" {
+		return reason
+	}
+	if _, ok := spare(p); ok {
+		return reasonSpare
+	}
+	if matchBelow("usr/lib/*/gconv", p) {
+		return reasonConverters
+	}
+	if i := strings.Index("/"+p, "/node_modules/"); i >= 0 {
+		_, inside, n := splitModule(p[i:])
+		if t.Get(p[:i+n]) == nil {
+			return "" // the package itself is not there
+		}
+		first, _, _ := strings.Cut(inside, "/")
+		if reason := nodeReason(p[i:], false); reason != "" {
+			return reason
+		} else if moduleTests[first] {
+			return reasonTests
 		}
 	}
-	sort.Strings(near)
-	if len(near) > 5 {
-		near = near[:5]
-	}
-	return why, near
+	return ""
 }
 
 // Write prints the answer for people, in one screen.
@@ -214,9 +351,13 @@ func (x *Explanation) Write(w io.Writer) {
 	if x.Found == nil {
 		fmt.Fprintf(w, "%s is not in the image\n", x.Path)
 		row("why", "%s", x.Absent)
+		if x.Remedy != "" {
+			row("remedy", "%s", x.Remedy)
+		}
 		for _, n := range x.Near {
 			row("near", "%s", n)
 		}
+		row("image", "%s %s, %s %s", o.Name, o.Image, o.Zone, o.Platform)
 		return
 	}
 	f := x.Found

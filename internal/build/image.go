@@ -43,6 +43,7 @@ type Origins struct {
 	Omitted  []project.OmittedItem `json:"omitted,omitempty"`
 	Steps    []StepRecord          `json:"steps,omitempty"`
 	LeftOut  []LeftOut             `json:"leftOut,omitempty"`
+	Kept     []string              `json:"kept,omitempty"` // production.keep: what trimming was told to leave alone
 	Notes    []string              `json:"notes,omitempty"`
 	Paths    []PathOrigin          `json:"paths"` // in byte order
 }
@@ -71,7 +72,9 @@ type imageDescription struct {
 	Platform  oci.Platform
 	Spec      project.Spec
 	Packages  []oci.Digest
-	Shared    []oci.Digest // development: the production packages whose layers it may share
+	Shared    []oci.Digest // development: the production packages whose layers it may share,
+	SharedBy  int          // how they are trimmed (productionVersion),
+	SharedAs  []string     // and what is kept of them (production.keep)
 	Root      Key          // development
 	Tools     []oci.Digest
 	Modules   []project.NPMPackage
@@ -167,12 +170,12 @@ func (b *Builder) finish(ctx context.Context, key Key, zone oci.Zone, s *project
 	if err != nil {
 		return ImageReport{}, err
 	}
-	rep := ImageReport{Zone: zone, Platform: plat, Manifest: res.Manifest, Packages: len(pkgs), LeftOut: c.leftOut, Notes: c.notes}
+	rep := ImageReport{Zone: zone, Platform: plat, Manifest: res.Manifest, Packages: len(pkgs), LeftOut: c.leftOut(), Notes: c.notes}
 	if closure != nil {
 		rep.Omissions = closure.Omitted
 	}
 	o := Origins{Version: 1, Image: res.Manifest.Digest, Name: b.file.Name, Zone: zone, Platform: plat, AsOf: b.lock.AsOf,
-		Project: b.lock.Project, Packages: pkgs, Omitted: rep.Omissions, Steps: steps, LeftOut: c.leftOut, Notes: c.notes}
+		Project: b.lock.Project, Packages: pkgs, Omitted: rep.Omissions, Steps: steps, LeftOut: c.leftOut(), Kept: s.Keep, Notes: c.notes}
 	if o.Lock, err = b.vault.PutBytes(b.lock.Encode()); err != nil {
 		return rep, err
 	}
@@ -358,6 +361,7 @@ func (b *Builder) developmentKey(r *root, shared []project.Package, steps []Step
 	for _, p := range shared {
 		d.Shared = append(d.Shared, p.SHA256)
 	}
+	d.SharedBy, d.SharedAs = productionVersion, b.file.Production.Keep
 	return keyOf("development", developmentVersion, d), nil
 }
 
@@ -470,7 +474,7 @@ func (b *Builder) buildDevelopment(ctx context.Context, r *root, steps []StepRec
 		return ImageReport{}, err
 	}
 	place(files)
-	g := generator{c.tree, b.mtime()}
+	g := generator{tree: c.tree, mtime: b.mtime()}
 	if w := strings.TrimPrefix(s.Workdir, "/"); w != "" && c.tree.Get(w) == nil {
 		g.dir(w, 0o755, s.User.ID, s.User.GID, "workdir", "the working directory")
 	}
@@ -489,7 +493,7 @@ func (b *Builder) buildDevelopment(ctx context.Context, r *root, steps []StepRec
 		if err != nil {
 			return ImageReport{}, err
 		}
-		pc, err := b.packageTree(up)
+		pc, err := b.sharedTree(up)
 		if err != nil {
 			return ImageReport{}, err
 		}
@@ -544,7 +548,7 @@ func (b *Builder) developmentUser(t *filetree.Tree) error {
 		return err
 	}
 	if t.Get(home[1:]) == nil {
-		generator{t, b.mtime()}.dir(home[1:], 0o755, u.ID, u.GID, "users", "home of development.user")
+		generator{tree: t, mtime: b.mtime()}.dir(home[1:], 0o755, u.ID, u.GID, "users", "home of development.user")
 	}
 	return nil
 }

@@ -22,35 +22,54 @@ import (
 // composition below, the effects or the trimming change what is in an image.
 const productionVersion = 2
 
-// composed is a finished file tree with what is worth saying about it.
+// composed is a file tree with what is worth saying about it.
 type composed struct {
 	tree    *filetree.Tree
-	leftOut []LeftOut
 	notes   []string
+	left    map[string]*LeftOut // by reason
+	touched map[string]bool     // folders that something was left out of
+}
+
+func newComposed() *composed {
+	return &composed{left: map[string]*LeftOut{}, touched: map[string]bool{}}
+}
+
+// leaveOut counts a path that is not in the image, and why.
+func (c *composed) leaveOut(reason string, e *filetree.Entry) {
+	for d := e.Path; d != "."; d = path.Dir(d) {
+		c.touched[d] = true
+	}
+	if e.IsDir() {
+		return
+	}
+	l := c.left[reason]
+	if l == nil {
+		l = &LeftOut{Reason: reason}
+		c.left[reason] = l
+	}
+	l.Files++
+	l.Bytes += e.Size
+}
+
+// leftOut is what was left out, in byte order of the reasons.
+func (c *composed) leftOut() []LeftOut {
+	var out []LeftOut
+	for _, reason := range sortedKeys(c.left) {
+		out = append(out, *c.left[reason])
+	}
+	return out
 }
 
 // packageTree lays out the packages of a production closure: unpacked only,
 // trimmed, without set-id bits and without scripts that nothing could run.
-func (b *Builder) packageTree(pkgs []unpacked) (*composed, error) {
-	c := &composed{}
-	left := map[string]*LeftOut{}
-	out := func(reason string, e *filetree.Entry) {
-		l := left[reason]
-		if l == nil {
-			l = &LeftOut{Reason: reason}
-			left[reason] = l
-		}
-		if !e.IsDir() {
-			l.Files++
-			l.Bytes += e.Size
-		}
-	}
+func (b *Builder) packageTree(pkgs []unpacked, trim trimmer) (*composed, error) {
+	c := newComposed()
 	kept := make([]unpacked, len(pkgs))
 	for i, p := range pkgs {
 		kept[i] = unpacked{lock: p.lock, deb: p.deb}
 		for _, e := range p.entries {
-			if reason, yes := trimmed(e.Path); yes {
-				out(reason, &e)
+			if reason := trim.reason(&e); reason != "" {
+				c.leaveOut(reason, &e)
 				continue
 			}
 			if e.Mode&0o6000 != 0 && !e.IsDir() {
@@ -61,94 +80,172 @@ func (b *Builder) packageTree(pkgs []unpacked) (*composed, error) {
 			kept[i].entries = append(kept[i].entries, e)
 		}
 	}
-	tree, err := mergePackages(kept)
-	if err != nil {
+	var err error
+	if c.tree, err = mergePackages(kept); err != nil {
 		return nil, err
 	}
-	// A hard link whose first name was trimmed becomes the file itself.
-	for i := range pkgs {
-		for j := range pkgs[i].entries {
-			e := &pkgs[i].entries[j]
-			if l := tree.Get(e.Path); e.Type != tar.TypeLink || l == nil || l.Type != tar.TypeLink || tree.Get(l.Link) != nil {
-				continue
-			}
-			for k := range pkgs[i].entries {
-				if t := &pkgs[i].entries[k]; t.Path == e.Link {
-					c := *t
-					c.Path, c.Origin = e.Path, e.Origin
-					tree.Set(&c)
-				}
-			}
-		}
-	}
-	if err := dropScripts(tree, out); err != nil {
+	wholeLinks(c.tree, pkgs)
+	if err := dropScripts(c, trim); err != nil {
 		return nil, err
 	}
-	dropEmpty(tree, func(e *filetree.Entry) bool {
-		// Folders that packages ship empty on purpose stay, as long as they
-		// are not the remains of something trimmed.
-		for _, r := range trimRules {
-			if strings.HasPrefix(r.under, e.Path+"/") || e.Path == r.under || strings.HasPrefix(e.Path, r.under+"/") {
-				return false
-			}
+	// Links between folders of documentation, whose target is not there.
+	for _, e := range c.tree.Sorted() {
+		if e.IsLink() && path.Dir(e.Path) == "usr/share/doc" && c.tree.Resolve(e.Path) == nil {
+			c.tree.Delete(e.Path)
+			c.leaveOut(reasonDocs, e)
 		}
-		return true
+	}
+	// Folders that packages ship empty on purpose stay, as long as they are
+	// not the remains of something left out.
+	dropEmpty(c.tree, func(e *filetree.Entry) bool {
+		if c.touched[e.Path] {
+			return false
+		}
+		return e.Path != "usr/share/doc" && !strings.HasPrefix(e.Path, "usr/share/doc/")
 	})
-	for _, l := range left {
-		c.leftOut = append(c.leftOut, *l)
-	}
-	sort.Slice(c.leftOut, func(i, j int) bool { return c.leftOut[i].Reason < c.leftOut[j].Reason })
-	c.tree = tree
 	return c, nil
 }
 
+// wholeLinks makes hard links whose first name was left out into the file
+// itself: the first of them, in byte order, and links to it.
+func wholeLinks(t *filetree.Tree, pkgs []unpacked) {
+	for i := range pkgs {
+		var first map[string]*filetree.Entry // by path, of this package; made when needed
+		moved := map[string]string{}         // first name → its new name
+		for _, e := range sortedEntries(pkgs[i].entries) {
+			l := t.Get(e.Path)
+			if e.Type != tar.TypeLink || l == nil || l.Type != tar.TypeLink || l.Origin.Name != e.Origin.Name || t.Get(l.Link) != nil {
+				continue
+			}
+			c := *l
+			if to, ok := moved[l.Link]; ok {
+				c.Link = to
+				t.Set(&c)
+				continue
+			}
+			if first == nil {
+				first = map[string]*filetree.Entry{}
+				for j := range pkgs[i].entries {
+					first[pkgs[i].entries[j].Path] = &pkgs[i].entries[j]
+				}
+			}
+			if was := first[l.Link]; was != nil && was.IsReg() {
+				moved[l.Link] = e.Path
+				c.Type, c.Link, c.Size, c.Digest, c.Content, c.Mode = was.Type, "", was.Size, was.Digest, was.Content, was.Mode&^0o6000
+				t.Set(&c)
+			}
+		}
+	}
+}
+
+func sortedEntries(entries []filetree.Entry) []*filetree.Entry {
+	out := make([]*filetree.Entry, len(entries))
+	for i := range entries {
+		out[i] = &entries[i]
+	}
+	sort.SliceStable(out, func(i, j int) bool { return out[i].Path < out[j].Path })
+	return out
+}
+
+// programFolders are where files are for running and nothing else.
+var programFolders = []string{"usr/bin", "usr/sbin", "usr/libexec", "usr/games", "usr/local/bin", "usr/local/sbin", "etc"}
+
+// scriptOnly are interpreters whose scripts nothing loads in another way, as
+// Python does with executable modules.
+var scriptOnly = map[string]bool{"sh": true, "bash": true, "dash": true, "ksh": true, "zsh": true, "csh": true, "tcsh": true, "perl": true, "awk": true, "gawk": true, "mawk": true, "sed": true, "make": true, "tclsh": true, "wish": true, "debconf": true}
+
 // dropScripts removes programs of packages whose interpreter is not in the
 // tree: nothing could run them, and they only tell an attacker what to bring.
-func dropScripts(t *filetree.Tree, out func(string, *filetree.Entry)) error {
-	bins := []string{"usr/bin", "usr/sbin", "usr/local/bin"}
+func dropScripts(c *composed, trim trimmer) error {
+	t := c.tree
+	interpreters := map[string]string{} // by path of the script
 	for _, e := range t.Sorted() {
-		if !e.IsReg() || e.Mode&0o111 == 0 || e.Size < 3 {
+		if !e.IsReg() || e.Mode&0o111 == 0 || e.Size < 3 || trim.kept(e.Path, false) {
 			continue
 		}
-		rc, err := e.Open()
+		interp, err := interpreterOf(e)
 		if err != nil {
 			return err
 		}
-		head := make([]byte, min(e.Size, 256))
-		_, err = io.ReadFull(rc, head)
-		rc.Close()
-		if err != nil {
-			return fmt.Errorf("/%s: %w", e.Path, err)
-		}
-		interp := scriptInterpreter(head)
-		if interp == "" {
-			continue
-		}
-		found := false
-		if strings.HasPrefix(interp, "/") {
-			found = t.Resolve(interp) != nil
-		} else {
-			for _, d := range bins {
-				found = found || t.Resolve(d+"/"+interp) != nil
-			}
-		}
-		if !found {
-			t.Delete(e.Path)
-			out("scripts whose interpreter is not in the image", e)
+		if interp != "" && (inAny(e.Path, programFolders) || scriptOnly[path.Base(interp)]) {
+			interpreters[e.Path] = interp
 		}
 	}
-	// Links that led to what was left out lead nowhere now.
+	// A script may run under another script: again until nothing goes.
+	gone := map[string]bool{}
 	for again := true; again; {
 		again = false
-		for _, e := range t.Sorted() {
-			if e.IsLink() && inAny(e.Path, bins) && t.Resolve(e.Path) == nil && !strings.HasPrefix(e.Link, "/etc/alternatives/") {
-				t.Delete(e.Path)
-				out("scripts whose interpreter is not in the image", e)
+		for _, p := range sortedKeys(interpreters) {
+			if !gone[p] && !runs(t, interpreters[p]) {
+				gone[p] = true
+				c.leaveOut(reasonScripts, t.Get(p))
+				t.Delete(p)
 				again = true
+			}
+		}
+		if !again {
+			break
+		}
+		// Further names of what was left out, and links that led to it.
+		for _, e := range t.Sorted() {
+			hard := e.Type == tar.TypeLink && gone[e.Link]
+			if hard || e.IsLink() && inAny(e.Path, programFolders) && leadsTo(t, e, gone) {
+				gone[e.Path] = true
+				c.leaveOut(reasonScripts, e)
+				t.Delete(e.Path)
 			}
 		}
 	}
 	return nil
+}
+
+// leadsTo tells whether a link leads to one of the paths, through any number of
+// others.
+func leadsTo(t *filetree.Tree, e *filetree.Entry, paths map[string]bool) bool {
+	for range 40 {
+		to := e.Link
+		if !strings.HasPrefix(to, "/") {
+			to = path.Join(path.Dir(e.Path), to)
+		}
+		to = usrMerged(strings.TrimPrefix(path.Clean("/"+to), "/"))
+		if paths[to] {
+			return true
+		}
+		if e = t.Get(to); e == nil || !e.IsLink() {
+			return false
+		}
+	}
+	return false
+}
+
+// runs tells whether an interpreter, a path or a name to be looked for along
+// PATH, is in the tree.
+func runs(t *filetree.Tree, interp string) bool {
+	if strings.HasPrefix(interp, "/") {
+		e := t.Resolve(interp)
+		return e != nil && e.IsReg()
+	}
+	for _, d := range []string{"usr/local/bin", "usr/bin", "usr/sbin"} {
+		if e := t.Resolve(d + "/" + interp); e != nil && e.IsReg() {
+			return true
+		}
+	}
+	return false
+}
+
+// interpreterOf is the interpreter that a script's first line names, "" for
+// what is no script.
+func interpreterOf(e *filetree.Entry) (string, error) {
+	rc, err := e.Open()
+	if err != nil {
+		return "", err
+	}
+	defer rc.Close()
+	head := make([]byte, min(e.Size, 256))
+	if _, err = io.ReadFull(rc, head); err != nil {
+		return "", fmt.Errorf("/%s (%s): %w", e.Path, originName(e), err)
+	}
+	return scriptInterpreter(head), nil
 }
 
 func inAny(p string, dirs []string) bool {
@@ -158,6 +255,41 @@ func inAny(p string, dirs []string) bool {
 		}
 	}
 	return false
+}
+
+// dropSpare removes what only serves files that the image does not hold:
+// libraries that nothing is linked with, and character set converters when
+// nothing converts character sets.
+func dropSpare(c *composed, trim trimmer, all binaries) {
+	needed := map[string]bool{}
+	iconv := false
+	for p, f := range all {
+		for _, n := range f.needed {
+			if l, ok := spare("usr/lib/" + n); ok {
+				if own, _ := spare(p); own != l {
+					needed[l] = true
+				}
+			}
+		}
+		iconv = iconv || f.iconv && !ownCharset(f.soname)
+	}
+	for _, e := range c.tree.Sorted() {
+		if e.Origin.Kind != filetree.FromPackage || trim.kept(e.Path, e.IsDir()) {
+			continue
+		}
+		reason := ""
+		if l, ok := spare(e.Path); ok && !needed[l] {
+			reason = reasonSpare
+		}
+		if !iconv && matchBelow("usr/lib/*/gconv", e.Path) {
+			reason = reasonConverters
+		}
+		if reason != "" {
+			c.tree.Delete(e.Path)
+			c.leaveOut(reason, e)
+			delete(all, e.Path)
+		}
+	}
 }
 
 // alternativesOf reads the packages' scripts: the alternatives that they set
@@ -191,28 +323,68 @@ func clip(s string, n int) string {
 	return s
 }
 
+// ownCharset tells of libraries that name iconv_open and do not ask for foreign
+// character sets: libc defines it; libstdc++ has an extension that programs
+// would have to instantiate; the others convert from the locale's character
+// set, which is UTF-8 or ASCII in an image without locales.
+func ownCharset(soname string) bool {
+	for _, l := range []string{"libc.so", "libstdc++.so", "libunistring.so", "libidn2.so", "libpsl.so"} {
+		if strings.HasPrefix(soname, l) {
+			return true
+		}
+	}
+	return false
+}
+
+// sharedTree is what a production image surely holds of its packages: what the
+// layers that both images share are planned from.
+func (b *Builder) sharedTree(pkgs []unpacked) (*composed, error) {
+	trim, err := newTrimmer(b.file.Production.Keep)
+	if err != nil {
+		return nil, err
+	}
+	c, err := b.packageTree(pkgs, trim)
+	if err != nil {
+		return nil, err
+	}
+	all, err := readBinaries(c.tree, b.binaries)
+	if err != nil {
+		return nil, err
+	}
+	dropSpare(c, trim, all)
+	return c, nil
+}
+
 // compose puts a production tree together from everything that may be in it.
 func (b *Builder) compose(ctx context.Context, plat oci.Platform, pkgs []unpacked, modules []*filetree.Entry, steps []StepRecord) (*composed, error) {
 	s := &b.file.Production
-	c, err := b.packageTree(pkgs)
+	trim, err := newTrimmer(s.Keep)
+	if err != nil {
+		return nil, err
+	}
+	c, err := b.packageTree(pkgs, trim)
 	if err != nil {
 		return nil, err
 	}
 	t := c.tree
 	place := func(what string, entries []*filetree.Entry) error {
 		for _, e := range entries {
-			if old := t.Get(e.Path); old != nil && !(old.IsDir() && e.IsDir()) {
-				return fmt.Errorf("%s would put /%s over what is there already (%s)", what, e.Path, originName(old))
-			}
-			if old := t.Get(e.Path); old == nil {
+			old := t.Get(e.Path)
+			if old == nil {
 				t.Set(e)
+			} else if !old.IsDir() || !e.IsDir() {
+				return fmt.Errorf("%s would put /%s (%s) over what is there already (%s): choose another place", what, e.Path, originName(e), originName(old))
 			}
 		}
 		return nil
 	}
+	if modules, err = trim.trimModules(modules, c.leaveOut); err != nil {
+		return nil, err
+	}
 	if err := place("production.dependencies", modules); err != nil {
 		return nil, err
 	}
+	dropEmpty(t, func(e *filetree.Entry) bool { return e.Origin.Kind != filetree.FromModule || !c.touched[e.Path] })
 	for _, name := range sortedKeys(s.Artifacts) {
 		rec, output, err := findArtifact(steps, name, plat)
 		if err != nil {
@@ -229,9 +401,19 @@ func (b *Builder) compose(ctx context.Context, plat oci.Platform, pkgs []unpacke
 	if err := place("production.files", files); err != nil {
 		return nil, err
 	}
+	all, err := readBinaries(t, b.binaries)
+	if err != nil {
+		return nil, fmt.Errorf("the production image for %s would not run:\n%w", plat, err)
+	}
+	dropSpare(c, trim, all)
+	for _, p := range s.Keep {
+		if one, err := newTrimmer([]string{p}); err == nil && !strings.HasPrefix(p, "!") && !one.matchesAny(t) {
+			c.notes = append(c.notes, fmt.Sprintf("production.keep: %q names nothing in the image for %s", p, plat))
+		}
+	}
 	alts, notes := alternativesOf(pkgs)
 	c.notes = append(c.notes, notes...)
-	if err := productionEffects(t, s, plat, alts, b.mtime()); err != nil {
+	if err := productionEffects(t, s, plat, alts, all, b.mtime()); err != nil {
 		return nil, err
 	}
 	for _, p := range pkgs {
@@ -256,13 +438,47 @@ func (b *Builder) compose(ctx context.Context, plat oci.Platform, pkgs []unpacke
 	if err := b.explainAll(t); err != nil {
 		return nil, err
 	}
-	if err := checkELF(t, plat); err != nil {
-		return nil, fmt.Errorf("the production image for %s would not run:\n%w", plat, err)
-	}
-	if err := checkEntrypoint(t, s); err != nil {
+	if err := checkLinks(t, s); err != nil {
 		return nil, err
 	}
-	return c, nil
+	notes, err = checkELF(t, plat, all)
+	if err != nil {
+		return nil, fmt.Errorf("the production image for %s would not run:\n%w", plat, err)
+	}
+	c.notes = append(c.notes, notes...)
+	return c, checkEntrypoint(t, s)
+}
+
+// checkLinks refuses symbolic links of the project, of steps and of language
+// dependencies that lead nowhere in the image: what a container puts at such a
+// place would decide what they mean. Links into folders that are there to be
+// filled when the image runs are the exception.
+func checkLinks(t *filetree.Tree, s *project.Spec) error {
+	var errs []error
+	filled := append([]string{"/dev", "/proc", "/run", "/sys", "/tmp", "/var/tmp", "/var/run"}, s.Writable...)
+	for _, e := range t.Sorted() {
+		switch e.Origin.Kind {
+		case filetree.FromArtifact, filetree.FromSource, filetree.FromModule:
+		default:
+			continue
+		}
+		if !e.IsLink() || t.Resolve(e.Path) != nil {
+			continue
+		}
+		to := e.Link
+		if !strings.HasPrefix(to, "/") {
+			to = path.Join("/", path.Dir(e.Path), to)
+		}
+		to = path.Clean(to)
+		ok := false
+		for _, d := range filled {
+			ok = ok || to == d || strings.HasPrefix(to, d+"/")
+		}
+		if !ok {
+			errs = append(errs, fmt.Errorf("/%s (%s) is a link to %s, which is not in the image: bring its target, or leave the link out", e.Path, originName(e), e.Link))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // projectFiles places files of the project.
@@ -429,28 +645,56 @@ func checkEntrypoint(t *filetree.Tree, s *project.Spec) error {
 	switch {
 	case e == nil:
 		return fmt.Errorf("production.entrypoint: %s is not in the image: name a program that a package or an artifact brings", argv[0])
+	case e.IsDir():
+		return fmt.Errorf("production.entrypoint: %s is a folder (%s): name the program in it", argv[0], originName(e))
 	case !e.IsReg() || e.Mode&0o111 == 0:
-		return fmt.Errorf("production.entrypoint: %s is not an executable file (%s)", argv[0], originName(e))
+		return fmt.Errorf("production.entrypoint: %s is not an executable file (%s): name a program, or give the file its x bit", argv[0], originName(e))
 	}
-	rc, err := e.Open()
-	if err != nil {
-		return err
-	}
-	defer rc.Close()
-	head := make([]byte, min(e.Size, 256))
-	if _, err := io.ReadFull(rc, head); err != nil {
-		return err
-	}
-	if interp := scriptInterpreter(head); interp != "" {
-		p := interp
-		if !strings.HasPrefix(p, "/") {
-			p = "/usr/bin/" + p
+	if e.Size >= 2 {
+		interp, err := interpreterOf(e)
+		if err != nil {
+			return err
 		}
-		if t.Resolve(p) == nil {
+		if interp != "" && !runs(t, interp) {
 			return fmt.Errorf("production.entrypoint: %s is a script for %s, which is not in the image: start the program itself, in exec form", argv[0], interp)
 		}
 	}
-	return nil
+	return checkScriptArgument(t, s, path.Base(e.Path), argv[1:])
+}
+
+// checkScriptArgument proves that the file which an interpreter is told to run
+// is there, as far as that is certain from the arguments.
+func checkScriptArgument(t *filetree.Tree, s *project.Spec, program string, args []string) error {
+	if len(args) == 0 || args[0] == "" || strings.HasPrefix(args[0], "-") {
+		return nil
+	}
+	var tries []string
+	switch {
+	case program == "node" || program == "nodejs":
+		if args[0] == "inspect" {
+			return nil
+		}
+		tries = []string{"", ".js", ".cjs", ".mjs", ".json", ".node", "/index.js", "/package.json"}
+	case strings.HasPrefix(program, "python3"):
+		tries = []string{"", "/__main__.py"}
+	default:
+		return nil
+	}
+	p := args[0]
+	if !strings.HasPrefix(p, "/") {
+		p = path.Join("/", s.Workdir, p)
+	}
+	for _, w := range s.Writable {
+		if strings.HasPrefix(p, w+"/") {
+			return nil // brought by a volume
+		}
+	}
+	for _, end := range tries {
+		if e := t.Resolve(p + end); e != nil && (end != "" || !e.IsDir()) {
+			return nil
+		}
+	}
+	return fmt.Errorf("production.command: %s would run %s, which is not in the image: bring it with production.artifacts or production.files", program, p)
 }
 
 func sortedKeys[V any](m map[string]V) []string {

@@ -112,7 +112,7 @@ func (b *Builder) layOut(ctx context.Context, r *root) error {
 			tree.Set(e)
 		}
 	}
-	g := generator{tree, b.mtime()}
+	g := generator{tree: tree, mtime: b.mtime()}
 	usrMergeLinks(g)
 	for _, d := range []struct {
 		path string

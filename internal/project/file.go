@@ -45,6 +45,9 @@ type Spec struct {
 	Ready        string   // HTTP path of the readiness probe, "" for none
 	Labels       map[string]string
 
+	// Production only; the parser refuses it in development.
+	Keep []string // patterns of image paths, without the leading slash, that are kept although trimming leaves them out
+
 	// Development only; the parser refuses them in production.
 	Debugger int      // TCP port of the debugger, 0 for none
 	Reload   []string // command of `twinhull run development`; Entrypoint and Command when empty

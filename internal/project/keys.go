@@ -667,6 +667,12 @@ func spec(zone oci.Zone) kind[Spec] {
 	} else {
 		add(refuse[Spec]("exclude", "the development image is a complete Debian, and dpkg configures no package whose dependencies are missing"))
 	}
+	if production {
+		add(bind("keep", listOf("list of patterns", word("pattern", "", checkKeep), maxPatterns, itself), func(s *Spec) *[]string { return &s.Keep },
+			"Paths of packages that stay although a production image leaves such things out (documentation, locales, headers, type declarations, ...): patterns as for inputs, of paths in the image without the leading slash."))
+	} else {
+		add(refuse[Spec]("keep", "nothing of a package is left out of the development image"))
+	}
 	add(bind("dependencies", dependencies(zone), func(s *Spec) *Dependencies { return &s.Dependencies },
 		"Language dependencies, by the project's own lock files."))
 	destination := word("absolute path", imagePattern, checkDestination)
@@ -731,6 +737,14 @@ func spec(zone oci.Zone) kind[Spec] {
 				"Command of `twinhull run development`, with the source mounted at workdir.").or("entrypoint and command"))
 	}
 	return section("mapping", keys...)
+}
+
+// checkKeep is checkPattern for paths of an image.
+func checkKeep(s string) (string, string) {
+	if rest, ok := strings.CutPrefix(s, "/"); ok {
+		return "begins with a slash", fmt.Sprintf("write %q", shorten(rest))
+	}
+	return checkPattern(s)
 }
 
 // checkArtifact only looks at the form; whether there is such an output is
