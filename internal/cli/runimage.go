@@ -13,6 +13,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
@@ -73,6 +74,10 @@ Arguments behind -- replace the image's command.`,
 	}
 }
 
+// stopGrace is how long a program has to end after the first interrupt, as in a
+// cluster. A second interrupt ends it at once.
+const stopGrace = 30 * time.Second
+
 // imageRun is an image on its way into a sandbox.
 type imageRun struct {
 	env  *Env
@@ -97,6 +102,7 @@ func (r *imageRun) prepare(ctx context.Context, args, environment, ports []strin
 	s.Stdin, s.Stdout, s.Stderr = r.env.Stdin, r.env.Stdout, r.env.Stderr
 	s.TTY = isTerminal(r.env.Stdin) && dev
 	s.Hostname = "twinhull"
+	s.Grace = stopGrace
 	if s.Dir = cfg.WorkingDir; s.Dir == "" {
 		s.Dir = "/"
 	}
@@ -335,9 +341,10 @@ func (r *imageRun) run(ctx context.Context) error {
 		r.env.Talkf("http://%s leads to port %d of the image", p.Addr(i), f.Port)
 	}
 	res, err := p.Wait()
-	if err != nil {
+	if err != nil && (ctx.Err() == nil || !errors.Is(err, context.Cause(ctx))) {
 		return err
 	}
+	// Stopped by a signal, it is the program that says whether it ended well.
 	return Status(res.ExitCode)
 }
 
