@@ -163,7 +163,7 @@ func keepOrigins(dir string, wanted map[oci.Digest]bool) error {
 func vaultExport() *Command {
 	var offline bool
 	return &Command{
-		Name: "export", Args: "oci:DIR", Min: 1, Max: 1, Short: "write everything that the project's lock names to an OCI layout",
+		Name: "export", Args: "oci:DIR", Min: 1, Max: 1, Short: "write what the project's lock names to an OCI layout",
 		Long: `Writes the lock and every input that it names, for all platforms, into an OCI
 image layout, fetching what is missing first. The layout can be copied to a
 registry with any OCI tool. On another machine, vault import reads it, and
