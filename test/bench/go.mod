@@ -1,0 +1,3 @@
+module twinhull.dev/twinhull/test/bench
+
+go 1.26.0

@@ -1,0 +1,153 @@
+// Command bench measures Twinhull beside other image builders and prints a
+// table; `make bench` runs it. It also writes bench.json, for machines.
+//
+// All contenders do the same work from the same bytes: the node example by
+// Twinhull, by BuildKit and by buildah, from base images that Twinhull makes
+// once, and the Go example by Twinhull and by ko. No contender has a network
+// while the clock runs. A peer that is not installed and cannot be built, or
+// that needs root when the benchmark has none, is left out with a word.
+//
+// It is a module of its own with nothing but the standard library, so that
+// measuring adds nothing to what is measured. It is no test: a missed target
+// is printed and the exit code stays 0, because machines differ.
+//
+// How the figures are made comparable:
+//
+//   - every figure is the median of several runs, and the contenders take turns
+//     within a row, so that drift hits all of them;
+//   - the page cache is warm for everybody (inputs have been read before) and
+//     everything dirty is written out before a clock starts;
+//   - "cold" means that a contender has its inputs and nothing made from them:
+//     Twinhull its vault, BuildKit and buildah the base images as files;
+//   - an image is ready when the command returns: Twinhull and BuildKit have
+//     then written an OCI layout with compressed layers, buildah only an image
+//     in its own storage, which is in its favour.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"syscall"
+	"time"
+)
+
+// bench is one run of the benchmark.
+type bench struct {
+	root    string // of the repository
+	scratch string // everything made here; removed at the end
+	peers   string // where the peers' programs are kept between runs
+	rounds  int    // of fast rows
+	slow    int    // of slow rows
+	caches  int    // how many cache folders were made
+	only    *regexp.Regexp
+	began   time.Time
+	results Results
+}
+
+func main() {
+	sandboxed := flag.String("root", "../..", "the repository's `folder`")
+	tool := flag.String("tool", "", "the twinhull `program` to measure; bin/twinhull of the repository when empty")
+	out := flag.String("out", "bench.json", "write the results to `file`")
+	scratch := flag.String("scratch", "", "work in `folder` instead of a temporary one; it must be on a local disk")
+	peers := flag.String("peers", "", "keep the peers' programs in `folder`; the user's cache folder when empty")
+	rounds := flag.Int("rounds", 5, "runs of each fast figure")
+	slow := flag.Int("slow", 3, "runs of each slow figure")
+	only := flag.String("only", "", "measure only the rows whose name matches `regexp`")
+	keep := flag.Bool("keep", false, "keep the scratch folder")
+	without := flag.Bool("without-peers", false, "measure Twinhull alone")
+	flag.Parse()
+	if flag.NArg() > 0 || *rounds < 1 || *slow < 1 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	b := &bench{rounds: *rounds, slow: *slow, began: time.Now()}
+	err := b.prepare(*sandboxed, *tool, *scratch, *peers, *only)
+	if err == nil {
+		err = b.run(ctx, *without)
+	}
+	if b.scratch != "" && !*keep {
+		removeAll(b.scratch)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		if len(b.results.Rows) == 0 {
+			os.Exit(1)
+		}
+	}
+	b.results.Machine.Seconds = time.Since(b.began).Seconds()
+	b.results.print(os.Stdout)
+	if werr := b.results.write(*out); werr != nil {
+		fmt.Fprintln(os.Stderr, "bench:", werr)
+		os.Exit(1)
+	}
+	fmt.Printf("\nwritten to %s\n", *out)
+	if err != nil {
+		os.Exit(1)
+	}
+}
+
+func (b *bench) prepare(root, tool, scratch, peers, only string) error {
+	var err error
+	if b.root, err = filepath.Abs(root); err != nil {
+		return err
+	}
+	if b.only, err = regexp.Compile(only); err != nil {
+		return fmt.Errorf("-only: %w", err)
+	}
+	if tool == "" {
+		tool = filepath.Join(b.root, "bin", "twinhull")
+	}
+	if twinhullProgram, err = filepath.Abs(tool); err != nil {
+		return err
+	}
+	if _, err := os.Stat(twinhullProgram); err != nil {
+		return fmt.Errorf("%w: `make build` makes it", err)
+	}
+	if peers == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return err
+		}
+		peers = filepath.Join(cache, "twinhull-bench")
+	}
+	if b.peers, err = filepath.Abs(peers); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(b.peers, 0o755); err != nil {
+		return err
+	}
+	if scratch == "" {
+		scratch = os.TempDir()
+	}
+	if b.scratch, err = os.MkdirTemp(scratch, "twinhull-bench-"); err != nil {
+		return err
+	}
+	if b.scratch, err = filepath.Abs(b.scratch); err != nil {
+		return err
+	}
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(b.scratch, &fs); err != nil {
+		return err
+	}
+	if free := int64(fs.Bavail) * fs.Bsize; free < 30<<30 {
+		return fmt.Errorf("%s has %d GB free: the benchmark writes about 25 GB, for it removes nothing before its end; say where with -scratch", b.scratch, free>>30)
+	}
+	// Tools that run as other users in namespaces of their own must get in.
+	return os.Chmod(b.scratch, 0o755)
+}
+
+func (b *bench) path(parts ...string) string {
+	return filepath.Join(append([]string{b.scratch}, parts...)...)
+}
+
+// say tells what is going on, with the time since the start.
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%6.0f s  %s\n", time.Since(b.began).Seconds(), fmt.Sprintf(format, args...))
+}
