@@ -12,7 +12,6 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -93,7 +92,7 @@ func (b *Builder) begin(ctx context.Context) (release func(), err error) {
 		turn()
 		return nil, err
 	}
-	b.cache.sweep(time.Now())
+	b.cache.sweep(b.Now)
 	return func() { hold(); turn() }, nil
 }
 
