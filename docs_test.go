@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"twinhull.dev/twinhull/internal/cli"
+	"twinhull.dev/twinhull/internal/project"
 )
 
 // markdown lists the project's pages by path.
@@ -136,6 +137,26 @@ func TestLinks(t *testing.T) {
 		if filepath.Dir(page) == "doc" && filepath.Base(page) != "README.md" && !linked[page] {
 			t.Errorf("doc/README.md does not list %s", page)
 		}
+	}
+}
+
+// TestDocumentedProjectFiles reads every complete project file of the pages.
+func TestDocumentedProjectFiles(t *testing.T) {
+	n := 0
+	for _, page := range markdown(t) {
+		data, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile("(?s)```yaml\n(name: .*?)```").FindAllSubmatch(data, -1) {
+			n++
+			if _, err := project.Parse(page, m[1]); err != nil {
+				t.Errorf("a project file of %s: %v", page, err)
+			}
+		}
+	}
+	if n < 2 {
+		t.Errorf("only %d project files were found", n)
 	}
 }
 
