@@ -8,7 +8,9 @@
 // so. Two variables of the environment help on a slow line:
 // TWINHULL_E2E_VAULT names a folder with a vault of earlier runs, from which
 // inputs are hard-linked (default: the user's own cache), TWINHULL_E2E_DIR the
-// folder to work in (default: the temporary folder).
+// folder to work in (default: the temporary folder). Two more are for those who
+// change the tests: with TWINHULL_E2E_KEEP the working folder stays, and
+// TWINHULL_E2E_REUSE names one that did.
 package e2e
 
 import (
@@ -52,7 +54,7 @@ func TestMain(m *testing.M) {
 		os.Exit(shifted(by))
 	}
 	code := m.Run()
-	if work.dir != "" && os.Getenv("TWINHULL_E2E_KEEP") == "" {
+	if work.dir != "" && os.Getenv("TWINHULL_E2E_KEEP") == "" && os.Getenv("TWINHULL_E2E_REUSE") == "" {
 		if err := sandbox.RemoveAll(work.dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
@@ -100,8 +102,10 @@ func begin(t testing.TB) {
 }
 
 func prepare() (err error) {
-	if work.dir, err = os.MkdirTemp(os.Getenv("TWINHULL_E2E_DIR"), "twinhull-e2e-"); err != nil {
-		return err
+	if work.dir = os.Getenv("TWINHULL_E2E_REUSE"); work.dir == "" {
+		if work.dir, err = os.MkdirTemp(os.Getenv("TWINHULL_E2E_DIR"), "twinhull-e2e-"); err != nil {
+			return err
+		}
 	}
 	if err := os.Chmod(work.dir, 0o755); err != nil {
 		return err
@@ -158,7 +162,7 @@ func linkVault(from, to string) error {
 			if d.IsDir() {
 				return os.MkdirAll(filepath.Join(to, rel), 0o755)
 			}
-			if err := os.Link(p, filepath.Join(to, rel)); err != nil {
+			if err := os.Link(p, filepath.Join(to, rel)); err != nil && !errors.Is(err, fs.ErrExist) {
 				return copyFile(p, filepath.Join(to, rel), 0o444)
 			}
 			return nil
