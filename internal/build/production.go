@@ -293,27 +293,49 @@ func dropSpare(c *composed, trim trimmer, all binaries) {
 }
 
 // alternativesOf reads the packages' scripts: the alternatives that they set
-// up, and notes about what no effect covers.
+// up, and a note for each package whose script does what no effect covers.
 func alternativesOf(pkgs []unpacked) (alts []alternative, notes []string) {
 	for _, p := range pkgs {
-		var rest []string
-		for _, name := range []string{"preinst", "postinst"} {
-			script := p.deb.Member(name)
+		var acts []string
+		for _, m := range []struct{ name, action string }{{"preinst", "install"}, {"postinst", "configure"}} {
+			script := p.deb.Member(m.name)
 			if script == nil {
 				continue
 			}
-			a, r := readScript(script)
+			a, more := readScript(script, m.action)
 			for i := range a {
 				a[i].pkg = p.lock.Name
 			}
 			alts = append(alts, a...)
-			rest = append(rest, r...)
+			acts = append(acts, more...)
 		}
-		if _, ok := handledScripts[p.lock.Name]; !ok && len(rest) > 0 {
-			notes = append(notes, fmt.Sprintf("package %s has an installation script that was not run and that no effect covers (%q …): check that the image works without it", p.lock.Name, clip(rest[0], 60)))
+		if acts = unhandled(p.lock.Name, acts, p.filesIn); len(acts) == 0 {
+			continue
 		}
+		const most = 3
+		what := strings.Join(acts[:min(most, len(acts))], "; ")
+		if n := len(acts) - most; n > 0 {
+			what += fmt.Sprintf("; and %d more", n)
+		}
+		notes = append(notes, fmt.Sprintf("package %s: its installation script, which does not run in production, %s. See that the image works without it; production.user, production.writable and production.files can stand in", p.lock.Name, what))
 	}
 	return alts, notes
+}
+
+// filesIn returns the bytes of the small files that a package ships directly
+// in a folder.
+func (p unpacked) filesIn(dir string) [][]byte {
+	var out [][]byte
+	for i := range p.entries {
+		e := &p.entries[i]
+		if path.Dir(e.Path) != dir || !e.IsReg() || e.Size > 1<<16 {
+			continue
+		}
+		if b, err := readEntry(e); err == nil {
+			out = append(out, b)
+		}
+	}
+	return out
 }
 
 func clip(s string, n int) string {
