@@ -49,7 +49,8 @@ var order = []room{
 
 	{"internal/sandbox", "", "one command over one tree: knows no image and no package, so that it can be judged alone"},
 	{"internal/image", "oci durable filetree progress", "trees to images: knows no package and runs nothing, so that equal trees give equal bits"},
-	{"internal/build", "oci durable filetree progress project source/site source/fetch source/vault source/xz source/debfile source/deb source/npm source/gomod sandbox image", "the plan and its run: the one place where sources, sandbox and images meet"},
+	{"internal/elfclosure", "oci", "one question about ELF files, asked of trees that are made and of images of anybody"},
+	{"internal/build", "oci durable filetree progress project source/site source/fetch source/vault source/xz source/debfile source/deb source/npm source/gomod sandbox image elfclosure", "the plan and its run: the one place where sources, sandbox and images meet"},
 
 	{"internal/cli", "oci durable filetree progress project source/site source/fetch source/vault source/debfile source/deb source/npm source/gomod sandbox image build", "wiring for a person at a terminal"},
 	{"cmd/twinhull", "sandbox cli", "main: the sandbox's own processes first, then the command line"},

@@ -9,115 +9,50 @@ import (
 	"path"
 	"strings"
 
+	"twinhull.dev/twinhull/internal/elfclosure"
 	"twinhull.dev/twinhull/internal/filetree"
 	"twinhull.dev/twinhull/internal/oci"
 )
 
-// elfFacts is what the dynamic linker will ask of one ELF file.
+// elfFacts is what is asked of one ELF file.
 type elfFacts struct {
-	machine elf.Machine
-	class   elf.Class
-	interp  string   // PT_INTERP, "" for a library or a static program
-	soname  string   // DT_SONAME
-	needed  []string // DT_NEEDED in order
-	runpath []string // DT_RUNPATH, or DT_RPATH when there is none; $ORIGIN kept
-	defines map[string]bool
-	wants   map[string][]string // library → symbol versions that must be defined by it
-	iconv   bool                // it calls iconv_open, which loads character set converters
-}
-
-// readELF reads the facts of a regular file. It returns nil without an error
-// when the file is not ELF, and an error when it begins as one but cannot be
-// read: a broken binary in production is never passed over.
-func readELF(r io.ReaderAt, size int64) (*elfFacts, error) {
-	var magic [4]byte
-	if size < 52 {
-		return nil, nil
-	}
-	if _, err := r.ReadAt(magic[:], 0); err != nil || string(magic[:]) != elf.ELFMAG {
-		return nil, err
-	}
-	f, err := elf.NewFile(r)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	facts := &elfFacts{machine: f.Machine, class: f.Class, defines: map[string]bool{}, wants: map[string][]string{}}
-	if f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN {
-		return nil, nil // an object file or a core: nothing loads it
-	}
-	for _, p := range f.Progs {
-		if p.Type == elf.PT_INTERP {
-			b, err := io.ReadAll(io.LimitReader(p.Open(), 4096))
-			if err != nil {
-				return nil, fmt.Errorf("program interpreter: %w", err)
-			}
-			facts.interp = string(bytes.TrimRight(b, "\x00"))
-		}
-	}
-	if f.SectionByType(elf.SHT_DYNAMIC) == nil {
-		for _, p := range f.Progs {
-			if p.Type == elf.PT_DYNAMIC && facts.interp != "" {
-				return nil, errors.New("its section headers are gone, so that nothing can tell which libraries it needs: build it without sstrip or a packer")
-			}
-		}
-		return facts, nil
-	}
-	if names := f.Section(".dynstr"); names != nil && names.Size < maxDynstr {
-		if b, err := names.Data(); err == nil {
-			facts.iconv = bytes.Contains(b, []byte("\x00iconv_open\x00"))
-		}
-	}
-	if facts.needed, err = f.DynString(elf.DT_NEEDED); err != nil {
-		return nil, fmt.Errorf("needed libraries: %w", err)
-	}
-	if so, err := f.DynString(elf.DT_SONAME); err == nil && len(so) > 0 {
-		facts.soname = so[0]
-	}
-	run, err := f.DynString(elf.DT_RUNPATH)
-	if err != nil || len(run) == 0 {
-		run, _ = f.DynString(elf.DT_RPATH)
-	}
-	for _, r := range run {
-		facts.runpath = append(facts.runpath, strings.Split(r, ":")...)
-	}
-	defs, err := f.DynamicVersions()
-	if err == nil {
-		for _, d := range defs {
-			facts.defines[d.Name] = true
-		}
-	}
-	needs, err := f.DynamicVersionNeeds()
-	if err == nil {
-		for _, n := range needs {
-			for _, d := range n.Needs {
-				if d.Flags&elf.VER_FLG_WEAK == 0 {
-					facts.wants[n.Name] = append(facts.wants[n.Name], d.Dep)
-				}
-			}
-		}
-	}
-	return facts, nil
+	*elfclosure.File
+	iconv bool // it names iconv_open, which loads character set converters
 }
 
 // maxDynstr bounds the names that are searched; libnode.so has 4 MB of them.
 const maxDynstr = 64 << 20
 
-// triplet is Debian's multi-arch folder of an architecture.
-func triplet(p oci.Platform) string {
-	switch p.Architecture {
-	case "arm64":
-		return "aarch64-linux-gnu"
-	default:
-		return "x86_64-linux-gnu"
+// entryELF reads an entry's facts from wherever its bytes are. It returns nil
+// without an error when the file is not ELF or nothing loads it, and an error
+// when it begins as one but cannot be read: a broken binary in production is
+// never passed over.
+func entryELF(e *filetree.Entry) (*elfFacts, error) {
+	rc, err := e.Open()
+	if err != nil {
+		return nil, err
 	}
-}
-
-func machineOf(p oci.Platform) elf.Machine {
-	if p.Architecture == "arm64" {
-		return elf.EM_AARCH64
+	defer rc.Close()
+	var magic [4]byte
+	if _, err := rc.ReadAt(magic[:], 0); err != nil || !elfclosure.IsELF(magic[:]) {
+		return nil, err
 	}
-	return elf.EM_X86_64
+	f, err := elfclosure.Read(rc, rc.Size())
+	if err != nil || !f.Loadable() {
+		return nil, err
+	}
+	facts := &elfFacts{File: f}
+	if f.Dynamic {
+		facts.iconv = true // unless the names say otherwise
+		if file, err := elf.NewFile(rc); err == nil {
+			if names := file.Section(".dynstr"); names != nil && names.Size < maxDynstr {
+				if b, err := names.Data(); err == nil {
+					facts.iconv = bytes.Contains(b, []byte("\x00iconv_open\x00"))
+				}
+			}
+		}
+	}
+	return facts, nil
 }
 
 // binaries are the ELF files of a tree by path.
@@ -153,7 +88,7 @@ func readBinaries(t *filetree.Tree, known map[oci.Digest]*elfFacts) (binaries, e
 // systemFolders are where Debian's dynamic linker looks when neither a run path
 // nor its cache names a library (`ld.so --list-diagnostics`, path.system_dirs).
 func systemFolders(p oci.Platform) []string {
-	return []string{"lib/" + triplet(p), "usr/lib/" + triplet(p), "lib", "usr/lib"}
+	return []string{"lib/" + elfclosure.Triplet(p), "usr/lib/" + elfclosure.Triplet(p), "lib", "usr/lib"}
 }
 
 // checkELF proves that the dynamic linker will find everything: for each ELF
@@ -165,101 +100,46 @@ func systemFolders(p oci.Platform) []string {
 // cannot be proved; extension modules of Python and Node are libraries like any
 // other here, so that theirs is.
 //
-// notes tell of what was passed over: libraries for another C library or
-// machine that a dependency carries along, and libraries of packages that find
-// what they need only in a program that has loaded it before.
+// notes tell of what was passed over: libraries for another C library that a
+// dependency carries along, and libraries of packages that find what they need
+// only in a program that has loaded it before.
 func checkELF(t *filetree.Tree, p oci.Platform, all binaries) (notes []string, err error) {
+	set := elfclosure.Set{Folders: confFolders(t, p), Platform: p}
+	set.Resolve = func(at string) (string, bool) {
+		e := t.Resolve(at)
+		if e == nil || e.IsDir() {
+			return "", false
+		}
+		return e.Path, true
+	}
+	for _, name := range sortedKeys(all) {
+		set.Items = append(set.Items, elfclosure.Item{Path: name, Executable: t.Get(name).Mode&0o111 != 0, File: all[name].File})
+	}
 	var errs []error
-	dirs := append(confFolders(t, p), systemFolders(p)...)
-	sonames := map[string]bool{}
-	for _, f := range all {
-		sonames[f.soname] = true
-	}
-	find := func(lib string, from *filetree.Entry, f *elfFacts) *filetree.Entry {
-		if strings.Contains(lib, "/") {
-			return t.Resolve(lib)
-		}
-		var first []string
-		for _, r := range f.runpath {
-			r = strings.NewReplacer("$ORIGIN", "/"+path.Dir(from.Path), "${ORIGIN}", "/"+path.Dir(from.Path), "$LIB", "lib/"+triplet(p), "${LIB}", "lib/"+triplet(p)).Replace(r)
-			if strings.HasPrefix(r, "/") { // a relative one depends on the working directory
-				first = append(first, r)
-			}
-		}
-		for _, d := range append(first, dirs...) {
-			got := t.Resolve(strings.TrimPrefix(d, "/") + "/" + lib)
-			if got == nil {
-				continue
-			}
-			if g := all[got.Path]; g != nil && g.machine == f.machine && g.class == f.class {
-				return got
-			}
-		}
-		return nil
-	}
-	for _, e := range t.Sorted() {
-		f := all[e.Path]
-		if f == nil {
-			continue
-		}
-		library := f.interp == "" && (f.soname != "" || e.Mode&0o111 == 0 || strings.HasSuffix(e.Path, ".node") || strings.Contains(path.Base(e.Path), ".so"))
-		if f.machine != machineOf(p) {
-			// Data for other machines (a .node of an optional package for
-			// another system) is never loaded here; a program is.
-			if !library {
-				errs = append(errs, fmt.Errorf("/%s (%s): is for %v, but the image is for %s: build it for that platform (`platform: each`), or leave it out", e.Path, originName(e), f.machine, p))
-			}
-			continue
-		}
-		if library && forMusl(f) && e.Origin.Kind == filetree.FromModule {
-			notes = append(notes, fmt.Sprintf("/%s (%s) is for another C library and cannot be loaded; packages carry such files for other systems", e.Path, originName(e)))
-			continue
-		}
-		if f.interp != "" && t.Resolve(f.interp) == nil {
-			errs = append(errs, fmt.Errorf("/%s (%s): its program interpreter %s is not in the image%s", e.Path, originName(e), f.interp, providedBy(f.interp)))
-		}
-		for _, lib := range f.needed {
-			got := find(lib, e, f)
-			if got == nil {
-				if library && sonames[lib] && e.Origin.Kind == filetree.FromPackage {
-					notes = append(notes, fmt.Sprintf("/%s (%s) needs %s, which is in no folder that the linker searches: it works in programs that have loaded it before", e.Path, originName(e), lib))
-					continue
-				}
-				errs = append(errs, fmt.Errorf("/%s (%s): needs %s, which is not in the image: add the package that ships it to production.packages, or leave this file out", e.Path, originName(e), lib))
-				continue
-			}
-			g := all[got.Path]
-			if g == nil {
-				errs = append(errs, fmt.Errorf("/%s (%s): needs %s, but /%s is no library", e.Path, originName(e), lib, got.Path))
-				continue
-			}
-			for _, v := range f.wants[lib] {
-				if !g.defines[v] {
-					errs = append(errs, fmt.Errorf("/%s (%s): needs version %s of %s, which /%s (%s) does not define: the two come from different releases; build it in the development image of this project", e.Path, originName(e), v, lib, got.Path, originName(got)))
-				}
+	for _, pr := range set.Check() {
+		e := t.Get(pr.Item.Path)
+		who := fmt.Sprintf("/%s (%s)", e.Path, originName(e))
+		switch pr.Kind {
+		case elfclosure.WrongMachine:
+			errs = append(errs, fmt.Errorf("%s: is for %s, but the image is for %s: build it for that platform (`platform: each`), or leave it out", who, pr.Name, p))
+		case elfclosure.NoInterp:
+			errs = append(errs, fmt.Errorf("%s: its program interpreter %s is not in the image%s", who, pr.Name, providedBy(pr.Name)))
+		case elfclosure.NoVersion:
+			errs = append(errs, fmt.Errorf("%s: needs version %s of %s, which /%s (%s) does not define: the two come from different releases; build it in the development image of this project", who, pr.Name, pr.Library, pr.File, originName(t.Get(pr.File))))
+		default:
+			// What is passed over of a dependency or a package, which others
+			// have tested, is not for a file of the project's own.
+			switch musl := strings.Contains(pr.Name, "musl"); {
+			case pr.Passed && musl && e.Origin.Kind == filetree.FromModule:
+				notes = append(notes, who+" is for another C library and cannot be loaded here; packages carry such files for other systems")
+			case pr.Passed && !musl && e.Origin.Kind == filetree.FromPackage:
+				notes = append(notes, fmt.Sprintf("%s needs %s, which is in no folder that the linker searches: it works in programs that have loaded it before", who, pr.Name))
+			default:
+				errs = append(errs, fmt.Errorf("%s: needs %s, which is not in the image: add the package that ships it to production.packages, or leave this file out", who, pr.Name))
 			}
 		}
 	}
 	return notes, errors.Join(errs...)
-}
-
-func forMusl(f *elfFacts) bool {
-	for _, n := range f.needed {
-		if strings.HasPrefix(n, "libc.musl-") || strings.HasPrefix(n, "ld-musl-") {
-			return true
-		}
-	}
-	return false
-}
-
-// entryELF reads an entry's facts from wherever its bytes are.
-func entryELF(e *filetree.Entry) (*elfFacts, error) {
-	rc, err := e.Open()
-	if err != nil {
-		return nil, err
-	}
-	defer rc.Close()
-	return readELF(rc, rc.Size())
 }
 
 // confFolders are the folders that ld.so.conf.d names and that the linker does

@@ -7,6 +7,7 @@ import (
 	"sort"
 	"strings"
 
+	"twinhull.dev/twinhull/internal/elfclosure"
 	"twinhull.dev/twinhull/internal/filetree"
 	"twinhull.dev/twinhull/internal/oci"
 )
@@ -43,10 +44,10 @@ func cacheLibraries(t *filetree.Tree, p oci.Platform, all binaries) []cachedLibr
 				continue
 			}
 			f := all[target.Path]
-			if f == nil || f.machine != machineOf(p) || f.class != elf.ELFCLASS64 {
+			if f == nil || f.Machine != elfclosure.Machine(p) || f.Class != elf.ELFCLASS64 {
 				continue
 			}
-			name := f.soname
+			name := f.SONAME
 			if name == "" {
 				name = base
 			}
@@ -70,7 +71,7 @@ func ldCache(libs []cachedLibrary, p oci.Platform) []byte {
 	const headerSize, entrySize = 48, 24
 	const littleEndian = 2  // cache_file_new_flags_endian_little
 	flags := uint32(0x0303) // FLAG_ELF_LIBC6 | FLAG_X8664_LIB64
-	if machineOf(p) == elf.EM_AARCH64 {
+	if elfclosure.Machine(p) == elf.EM_AARCH64 {
 		flags = 0x0a03 // FLAG_ELF_LIBC6 | FLAG_AARCH64_LIB64
 	}
 	libs = append([]cachedLibrary{}, libs...)

@@ -264,14 +264,14 @@ func dropSpare(c *composed, trim trimmer, all binaries) {
 	needed := map[string]bool{}
 	iconv := false
 	for p, f := range all {
-		for _, n := range f.needed {
+		for _, n := range f.Needed {
 			if l, ok := spare("usr/lib/" + n); ok {
 				if own, _ := spare(p); own != l {
 					needed[l] = true
 				}
 			}
 		}
-		iconv = iconv || f.iconv && !ownCharset(f.soname)
+		iconv = iconv || f.iconv && !ownCharset(f.SONAME)
 	}
 	for _, e := range c.tree.Sorted() {
 		if e.Origin.Kind != filetree.FromPackage || trim.kept(e.Path, e.IsDir()) {
