@@ -13,6 +13,7 @@ func Commands() []*Command {
 		explainCommand(),
 		demoCommand(),
 		vaultCommand(),
+		cacheCommand(),
 		doctorCommand(),
 		schemaCommand(),
 		versionCommand(),

@@ -16,7 +16,8 @@ func doctorCommand() *Command {
 		Name: "doctor", Short: "say what this machine lacks, and how to give it",
 		Long: `Tries what builds need of the kernel (namespaces, overlays, attributes, system
 call filters) and looks up where packages and dependencies would come from.
-Exits with 1 when something necessary is missing.`,
+What is "missing" is needed, and the command then exits with 1; what a project
+may do "without" costs something that the line names.`,
 		Examples: "twinhull doctor",
 		Flags:    func(f *pflag.FlagSet) { f.BoolVar(&asJSON, "json", false, "print the findings as JSON") },
 		Run: func(ctx context.Context, env *Env, args []string) error {
@@ -29,8 +30,8 @@ Exits with 1 when something necessary is missing.`,
 			if err != nil {
 				return err
 			}
-			add := func(name string, err error, detail string) {
-				f := sandbox.Finding{Name: name, OK: err == nil, Detail: detail}
+			add := func(name string, needed bool, err error, detail string) {
+				f := sandbox.Finding{Name: name, OK: err == nil, Needed: needed, Detail: detail}
 				if err != nil {
 					f.Detail = "not known"
 					f.Remedy = err.Error()
@@ -38,13 +39,13 @@ Exits with 1 when something necessary is missing.`,
 				findings = append(findings, f)
 			}
 			m, err := s.Debian()
-			add("Debian mirror", err, "from "+m.MainFrom)
+			add("Debian mirror", true, err, "from "+m.MainFrom)
 			_, err = s.Keyring()
-			add("Debian keyring", err, "found")
+			add("Debian keyring", true, err, "found")
 			_, err = s.NPM()
-			add("npm registry", err, "found")
+			add("npm registry", false, err, "found")
 			_, err = s.GoProxy()
-			add("Go module proxy", err, "found")
+			add("Go module proxy", false, err, "found")
 			if asJSON {
 				if err := writeJSON(env, findings); err != nil {
 					return err
@@ -53,9 +54,12 @@ Exits with 1 when something necessary is missing.`,
 			missing := 0
 			for _, f := range findings {
 				mark := "ok     "
-				if !f.OK {
+				switch {
+				case !f.OK && f.Needed:
 					mark = "missing"
 					missing++
+				case !f.OK:
+					mark = "without"
 				}
 				if asJSON {
 					continue

@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -36,6 +38,9 @@ change what does not fit; twinhull plan shows what it comes to.`,
 			if !ok {
 				return Usagef("cannot tell what kind of application this is").WithHint("say it with --kind node, go or python")
 			}
+			if kind == "node" {
+				text = nodeProject(env.Dir, text)
+			}
 			text = strings.ReplaceAll(text, "NAME", projectName(env.Dir))
 			if _, err := project.Parse(to, []byte(text)); err != nil {
 				return fmt.Errorf("the new project file is not valid (please report this): %w", err)
@@ -47,6 +52,65 @@ change what does not fit; twinhull plan shows what it comes to.`,
 			return nil
 		},
 	}
+}
+
+// nodeProject fills in what depends on the application: how it is built, and
+// what it starts.
+func nodeProject(dir, text string) string {
+	var p struct {
+		Main            string            `json:"main"`
+		Scripts         map[string]string `json:"scripts"`
+		Dependencies    map[string]string `json:"dependencies"`
+		DevDependencies map[string]string `json:"devDependencies"`
+		PackageManager  string            `json:"packageManager"`
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "package.json")); err == nil {
+		_ = json.Unmarshal(b, &p) // a damaged file is reported by `twinhull lock`; here it only means fewer hints
+	}
+	sources := "src"
+	if !fileExists(filepath.Join(dir, "src")) {
+		sources = ""
+	}
+	main := p.Main
+	_, ts := p.DevDependencies["typescript"]
+	if _, also := p.Dependencies["typescript"]; also {
+		ts = true
+	}
+	inputs := "[package.json"
+	for _, f := range []string{"tsconfig.json", "tsconfig.build.json"} {
+		if fileExists(filepath.Join(dir, f)) {
+			inputs += ", " + f
+		}
+	}
+	if sources != "" {
+		inputs += ", " + sources + "/**"
+	} else {
+		inputs += ", \"*.js\""
+	}
+	inputs += "]"
+	var run string
+	switch {
+	case p.Scripts["build"] != "" && strings.HasPrefix(p.PackageManager, "npm@"):
+		run = "[npm, run, build]"
+	case ts && fileExists(filepath.Join(dir, "tsconfig.json")):
+		run = "[node, node_modules/typescript/bin/tsc, -p, tsconfig.json]"
+	}
+	build, places := "", ""
+	if run != "" {
+		if main == "" {
+			main = "dist/index.js"
+		}
+		build = "build:\n  tools: [nodejs]\n  steps:\n    compile:\n      run: " + run + "\n      inputs: " + inputs + "\n      outputs: {dist: artifact}\n\n"
+		places = "  artifacts: {dist: /app/dist}\n  files: {package.json: /app/package.json}\n"
+	} else {
+		if main == "" {
+			main = "index.js"
+		}
+		main = strings.TrimPrefix(main, "./")
+		top, _, _ := strings.Cut(main, "/")
+		places = "  files: {package.json: /app/package.json, " + top + ": /app/" + top + "}\n"
+	}
+	return strings.NewReplacer("BUILD", build, "PLACES", places, "MAIN", strings.TrimPrefix(main, "./")).Replace(text)
 }
 
 func detectKind(dir string) string {
@@ -80,11 +144,12 @@ func projectName(dir string) string {
 // initTemplates are complete project files; a test parses each.
 var initTemplates = map[string]string{
 	"node": `# Two images of one application: neither zone inherits from the other, and only
-# the artifacts that production names cross over.
+# the artifacts and files that production names cross over.
 name: NAME
 
 development:
   archive: debian/trixie
+  # npm itself is the version that packageManager in package.json pins
   packages: [nodejs, bash, ca-certificates, curl, git, less, procps, strace, gdb, vim]
   dependencies:
     npm: {development: true}
@@ -92,31 +157,20 @@ development:
   workdir: /app
   ports: [3000]
   debugger: 9229
-  reload: [node, --watch, "--inspect=0.0.0.0:9229", dist/index.js]
+  reload: [node, --watch, "--inspect=0.0.0.0:9229", MAIN]
 
-build:
-  tools: [nodejs]
-  steps:
-    compile:
-      # what makes dist/ out of the sources; packages come from package-lock.json
-      run: [npm, run, build]
-      inputs: [src/**, package.json, "tsconfig*.json"]
-      outputs: {dist: artifact}
-
-production:
+BUILDproduction:
   archive: debian/trixie
   packages: [nodejs, ca-certificates, tzdata]
   exclude:
     node-corepack: downloads package managers; nothing here runs one
   dependencies:
     npm: {development: false}
-  artifacts: {dist: /app/dist}
-  files: {package.json: /app/package.json}
-  environment: {NODE_ENV: production}
+PLACES  environment: {NODE_ENV: production}
   user: {name: app, id: 65532}
   workdir: /app
   entrypoint: [/usr/bin/node]
-  command: [dist/index.js]
+  command: [MAIN]
   ports: [3000]
   writable: [/tmp]
 `,

@@ -53,6 +53,12 @@ the project's files and against the archive, and exits with 1 when anything is.`
 					return err
 				}
 			}
+			// Until the lock is written nothing names what was fetched for it.
+			release, err := w.vault.Hold(ctx, nil)
+			if err != nil {
+				return err
+			}
+			defer release()
 			l, err := build.Resolve(ctx, build.ResolveConfig{
 				File: w.file, Old: old, Vault: w.vault, Fetch: w.fetch, Site: w.site,
 				Progress: env.Progress, Now: env.Now(), Offline: offline,

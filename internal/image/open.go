@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"runtime"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -62,7 +63,7 @@ func (i *Image) Zone() (oci.Zone, error) {
 
 // OpenOptions says how to find an image. The zero value is ready.
 type OpenOptions struct {
-	Platform oci.Platform   // which image of an index; linux/amd64 when empty
+	Platform oci.Platform   // which image of an index; this machine's when empty
 	Keychain authn.Keychain // nil: the usual Docker configuration
 }
 
@@ -90,7 +91,7 @@ func Open(ctx context.Context, ref oci.Ref, opt OpenOptions) (*Image, error) {
 // wanted is the platform to take from an index.
 func (o OpenOptions) wanted() oci.Platform {
 	if o.Platform == (oci.Platform{}) {
-		return oci.Platform{OS: "linux", Architecture: "amd64"}
+		return oci.Platform{OS: "linux", Architecture: runtime.GOARCH}
 	}
 	return o.Platform
 }

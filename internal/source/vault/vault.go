@@ -279,3 +279,10 @@ func verdict(d oci.Digest, h hash.Hash, size, n int64) error {
 func (v *Vault) Hold(ctx context.Context, waiting func()) (release func(), err error) {
 	return durable.RLock(ctx, filepath.Join(v.dir, "lock"), waiting)
 }
+
+// Alone waits until nobody holds the vault and keeps others waiting until
+// release is called: for upkeep of what lies beside it in the cache folder.
+// waiting (may be nil) is called once when it has to wait.
+func (v *Vault) Alone(ctx context.Context, waiting func()) (release func(), err error) {
+	return durable.Lock(ctx, filepath.Join(v.dir, "lock"), waiting)
+}
