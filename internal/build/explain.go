@@ -289,7 +289,9 @@ func (x *Explanation) absent(o *Origins, t *filetree.Tree, rel string) {
 		} else {
 			x.Absent = tool.why
 		}
-		bring(tool.pkg)
+		if base != "shadow" && base != "gshadow" { // accounts, and no program
+			bring(tool.pkg)
+		}
 	case reason != "":
 		x.Absent = "left out of production: " + reason
 		keep()

@@ -3,6 +3,8 @@ package build
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/source/npm"
@@ -16,6 +18,41 @@ type Action struct {
 	Key    Key      `json:"key,omitempty"`   // empty when it depends on a result that is not there yet
 	State  string   `json:"state"`           // "done", "to do", or "depends" on what runs before it
 	Detail string   `json:"detail,omitempty"`
+}
+
+func stepID(name string, plat oci.Platform) string {
+	if plat == (oci.Platform{}) {
+		return "step:" + name
+	}
+	return "step:" + name + "/" + plat.String()
+}
+
+// stepIDs are the actions of a step that whatever is made for a platform needs.
+func (w *work) stepIDs(name string, plat oci.Platform) []string {
+	var ids []string
+	for _, s := range w.steps {
+		if s.Name != name {
+			continue
+		}
+		for _, p := range w.stepPlatforms(s) {
+			if p == (oci.Platform{}) || plat == (oci.Platform{}) || p == plat {
+				ids = append(ids, stepID(name, p))
+			}
+		}
+	}
+	return ids
+}
+
+// maker is the step that has an output.
+func (w *work) maker(output string) string {
+	for _, s := range w.steps {
+		for _, o := range s.Outputs {
+			if o.Path == output {
+				return s.Name
+			}
+		}
+	}
+	return ""
 }
 
 // Plan lists what a build of the zones would do, in order, and what of it is
@@ -77,13 +114,13 @@ func (b *Builder) Plan(ctx context.Context, zones []oci.Zone) ([]Action, error) 
 				continue
 			}
 			for _, plat := range w.stepPlatforms(s) {
-				a := Action{ID: "step:" + s.Name, What: fmt.Sprintf("run step %s", s.Name), Needs: append([]string{}, stepNeeds...), Detail: fmt.Sprintf("%q", s.Run)}
+				a := Action{ID: stepID(s.Name, plat), What: fmt.Sprintf("run step %s", s.Name), Needs: append([]string{}, stepNeeds...), Detail: fmt.Sprintf("%q", s.Run)}
 				if plat != (oci.Platform{}) {
-					a.ID += "/" + plat.String()
 					a.What += " for " + plat.String()
 				}
-				for _, before := range s.After {
-					a.Needs = append(a.Needs, "step:"+before)
+				for _, after := range s.After {
+					before, _, _ := strings.Cut(after, ":")
+					a.Needs = append(a.Needs, w.stepIDs(before, plat)...)
 				}
 				if len(s.After) > 0 && waiting {
 					a.State = "depends"
@@ -109,8 +146,16 @@ func (b *Builder) Plan(ctx context.Context, zones []oci.Zone) ([]Action, error) 
 		spec := b.file.Spec(zone)
 		for _, plat := range w.platforms(zone) {
 			a := Action{ID: "image:" + string(zone) + "/" + plat.String(), What: fmt.Sprintf("assemble the %s image for %s", zone, plat), Needs: []string{"fetch"}}
-			for name := range spec.Artifacts {
-				a.Needs = append(a.Needs, "artifact:"+name)
+			for _, name := range sortedKeys(spec.Artifacts) {
+				step, _, ok := strings.Cut(name, ":")
+				if !ok {
+					step = w.maker(name)
+				}
+				for _, id := range w.stepIDs(step, plat) {
+					if !slices.Contains(a.Needs, id) {
+						a.Needs = append(a.Needs, id)
+					}
+				}
 			}
 			set := string(zone)
 			pkgs, closure, err := b.closure(set, plat)

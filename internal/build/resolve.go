@@ -44,6 +44,13 @@ const productionBase = "base-files"
 // Resolve turns what the project file asks for into a lock that names every
 // input by hash. It writes nothing but the vault.
 func Resolve(ctx context.Context, c ResolveConfig) (*project.Lock, error) {
+	// What is fetched is named by no lock until the caller has written one; a
+	// caller that writes it holds the vault itself, too.
+	release, err := c.Vault.Hold(ctx, func() { c.Progress.Printf("waiting for a collection of the vault") })
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	f := c.File
 	l := &project.Lock{Version: project.LockVersion, Assembler: image.Assembler, Project: f.Asked()}
 	snapshots := map[string]*deb.Snapshot{}

@@ -189,6 +189,11 @@ build --offline needs nothing else.`,
 			if err != nil {
 				return err
 			}
+			release, err := w.vault.Hold(ctx, nil)
+			if err != nil {
+				return err
+			}
+			defer release()
 			items, err := b.AllItems()
 			if err != nil {
 				return err
@@ -231,6 +236,11 @@ func vaultImport() *Command {
 			if err != nil {
 				return err
 			}
+			release, err := v.Hold(ctx, nil)
+			if err != nil {
+				return err
+			}
+			defer release()
 			got, err := v.Import(ctx, dir)
 			if err != nil {
 				return err

@@ -85,6 +85,7 @@ func (p *printer) spec(zone oci.Zone, s *Spec) {
 	p.pair(1, "archive", quote(s.Archive))
 	p.words(1, "packages", s.Packages)
 	p.dict(1, "exclude", s.Exclude)
+	p.words(1, "keep", s.Keep)
 	if npm, mod := s.Dependencies.NPM, s.Dependencies.Go; npm != nil || mod != nil {
 		p.pair(1, "dependencies", "")
 		if npm != nil {
