@@ -31,7 +31,7 @@ const ordinaryUser = 1000
 // different from the first. What cannot be varied here is the wall clock that
 // programs inside the sandbox read: Linux has no namespace for it. The two
 // builds happen minutes apart, which shows anything that counts in seconds, and
-// TestNoTraces looks for dates.
+// TestOrigins looks for dates.
 func second(t testing.TB, name string, n int) (w world, dir string) {
 	t.Helper()
 	base := filepath.Join(work.dir, "b", name)
@@ -144,7 +144,9 @@ type tarEntry struct {
 
 const showContent = 256 << 10
 
-func readLayer(t testing.TB, img *image.Image, n int) []tarEntry {
+// readLayer reads a layer, and keeps the content of the small files that keep
+// (nil: all) wants.
+func readLayer(t testing.TB, img *image.Image, n int, keep func(path string) bool) []tarEntry {
 	t.Helper()
 	rc, err := img.OpenLayer(context.Background(), n, image.Limits{})
 	if err != nil {
@@ -163,15 +165,15 @@ func readLayer(t testing.TB, img *image.Image, n int) []tarEntry {
 		}
 		e := tarEntry{header: *h}
 		hash := sha256.New()
-		var keep bytes.Buffer
+		var content bytes.Buffer
 		var to io.Writer = hash
-		if h.Size <= showContent {
-			to = io.MultiWriter(hash, &keep)
+		if h.Size <= showContent && (keep == nil || keep(path.Clean(h.Name))) {
+			to = io.MultiWriter(hash, &content)
 		}
 		if _, err := io.Copy(to, r); err != nil {
 			t.Fatal(err)
 		}
-		e.sha256, e.content = hex.EncodeToString(hash.Sum(nil)), keep.Bytes()
+		e.sha256, e.content = hex.EncodeToString(hash.Sum(nil)), content.Bytes()
 		out = append(out, e)
 	}
 	if _, err := io.Copy(io.Discard, rc); err != nil { // verifies
@@ -235,7 +237,7 @@ func explainDifference(t testing.TB, storeA string, a oci.Digest, storeB string,
 			fmt.Fprintf(&out, "  the archives are equal, their compression differs\n")
 			continue
 		}
-		la, lb := readLayer(t, ia, n), readLayer(t, ib, n)
+		la, lb := readLayer(t, ia, n, nil), readLayer(t, ib, n, nil)
 		byPath := map[string]tarEntry{}
 		for _, e := range lb {
 			byPath[e.header.Name] = e
