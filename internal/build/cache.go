@@ -31,9 +31,10 @@ type cache struct {
 	dir      string
 	settling *sync.Map       // kind/key of folders that are being written out
 	settled  *sync.WaitGroup // their writers
+	syncFS   func(fd int) error
 }
 
-func newCache(dir string) cache { return cache{dir, &sync.Map{}, &sync.WaitGroup{}} }
+func newCache(dir string) cache { return cache{dir, &sync.Map{}, &sync.WaitGroup{}, unix.Syncfs} }
 
 func (c cache) path(parts ...string) string {
 	return filepath.Join(append([]string{c.dir}, parts...)...)
@@ -282,7 +283,7 @@ func (c cache) settle(kind string, k Key, value json.RawMessage) {
 			return
 		}
 		defer f.Close()
-		if unix.Syncfs(int(f.Fd())) == nil {
+		if c.syncFS(int(f.Fd())) == nil {
 			_ = c.keep(kind, k, folderRecord{Value: value})
 		}
 	})

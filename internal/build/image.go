@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path"
 	"runtime"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -167,6 +168,9 @@ func (b *Builder) finish(ctx context.Context, key Key, zone oci.Zone, s *project
 	res, err := ib.Build(ctx, image.Spec{
 		Platform: plat, Zone: zone, Title: b.file.Name, Layers: layers, Config: cfg, Created: b.lock.AsOf,
 	})
+	if errors.Is(err, image.ErrCacheDamaged) {
+		return ImageReport{}, b.mend(c.tree, err)
+	}
 	if err != nil {
 		return ImageReport{}, err
 	}
@@ -189,6 +193,24 @@ func (b *Builder) finish(ctx context.Context, key Key, zone oci.Zone, s *project
 		return rep, err
 	}
 	return rep, b.cache.keep("images", key, rep)
+}
+
+// mend removes the cache entries whose bytes are not what they were, so that
+// the next build makes them again.
+func (b *Builder) mend(t *filetree.Tree, err error) error {
+	var gone []string
+	for _, e := range t.Sorted() {
+		if !e.IsReg() || e.Content.File == "" {
+			continue
+		}
+		if entry := b.cache.heal(e.Content.File, e.Content.Offset, e.Size, e.Digest); entry != "" && !slices.Contains(gone, entry) {
+			gone = append(gone, entry)
+		}
+	}
+	if len(gone) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w\nhint: damaged entries of the cache have been removed (%s): build again; when it happens again, check the disk", err, strings.Join(gone, ", "))
 }
 
 func mustLine(v any) []byte {

@@ -94,6 +94,9 @@ func (s *source) save() error {
 	if old, err := os.ReadFile(memoPath(s.dir)); err == nil && string(old) == string(b) {
 		return nil
 	}
+	if err := makeFolders(s.dir, stateDir); err != nil {
+		return err
+	}
 	return durable.WriteFile(memoPath(s.dir), b, 0o600)
 }
 

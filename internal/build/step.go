@@ -423,7 +423,7 @@ func (b *Builder) collect(ctx context.Context, w *stepWork, upper, lower string)
 	}
 	hidden := func(rel string) bool {
 		p := path.Join(work, rel)
-		if gone[p] {
+		if _, folder := opaque[p]; folder || gone[p] {
 			return true
 		}
 		for d := path.Dir(p); d != "."; d = path.Dir(d) {
