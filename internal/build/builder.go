@@ -80,6 +80,8 @@ type Builder struct {
 	extra    []StepRecord // steps that dependencies needed: install scripts
 	fresh    map[Key]bool // steps that FreshSteps has run already
 	binaries map[oci.Digest]*elfFacts
+	layers   *image.Cache // opened by Build
+	ahead    *ahead       // of the build that runs; nil for none
 }
 
 // New checks that the lock fits the project and returns a builder.

@@ -28,6 +28,7 @@ type depTree struct {
 	digests []oci.Digest // of the locked bytes
 	lower   string
 	env     []string
+	alone   bool                                        // make neither reads nor changes anything of the builder that realise does
 	make    func(ctx context.Context, dir string) error // fills a new folder
 }
 
@@ -288,6 +289,7 @@ func (b *Builder) npmDep(r *root) (*depTree, error) {
 			key.Root = r.key
 		}
 	}
+	d.alone = key.Root == ""
 	d.key = keyOf("npm", depVersion, key)
 	d.lower = b.cache.folderPath("deps", d.key)
 	d.make = func(ctx context.Context, dir string) error {

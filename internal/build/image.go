@@ -160,11 +160,7 @@ func (b *Builder) finish(ctx context.Context, key Key, zone oci.Zone, s *project
 	if err != nil {
 		return ImageReport{}, err
 	}
-	layerCache, err := image.OpenCache(b.cache.path("layers"))
-	if err != nil {
-		return ImageReport{}, err
-	}
-	ib := &image.Builder{Cache: layerCache, Store: store, Report: b.progress}
+	ib := &image.Builder{Cache: b.layers, Store: store, Report: b.progress}
 	res, err := ib.Build(ctx, image.Spec{
 		Platform: plat, Zone: zone, Title: b.file.Name, Layers: layers, Config: cfg, Created: b.lock.AsOf,
 	})
@@ -504,6 +500,9 @@ func (b *Builder) buildDevelopment(ctx context.Context, r *root, steps []StepRec
 		return ImageReport{}, err
 	}
 	if err := addParents(c.tree, b.mtime()); err != nil {
+		return ImageReport{}, err
+	}
+	if err := b.keepGenerated(ctx, c.tree); err != nil {
 		return ImageReport{}, err
 	}
 	if err := b.explainAll(c.tree); err != nil {

@@ -457,6 +457,9 @@ func (b *Builder) compose(ctx context.Context, plat oci.Platform, pkgs []unpacke
 	if err := addParents(t, b.mtime()); err != nil {
 		return nil, err
 	}
+	if err := b.keepGenerated(ctx, t); err != nil {
+		return nil, err
+	}
 	if err := b.explainAll(t); err != nil {
 		return nil, err
 	}

@@ -71,7 +71,7 @@ func (b *Builder) describeRoot(name string, plat oci.Platform, pkgs []project.Pa
 	}
 	r := &root{key: keyOf("root", rootVersion, d), name: name, plat: plat, pkgs: pkgs, tools: tools, base: base}
 	dir := b.cache.folderPath("roots", r.key)
-	r.lowers = []string{filepath.Join(dir, "upper"), filepath.Join(dir, "lower")}
+	r.lowers = []string{filepath.Join(dir, "upper"), b.cache.folderPath("trees", r.key)}
 	if base != nil {
 		r.lowers = append(r.lowers, base.lowers[len(base.lowers)-1])
 	}
@@ -146,11 +146,6 @@ func (b *Builder) realise(ctx context.Context, r *root) error {
 	if r.changed != nil {
 		return nil
 	}
-	if r.base != nil {
-		if err := b.realise(ctx, r.base); err != nil {
-			return err
-		}
-	}
 	var record rootRecord
 	use := func(dir string) {
 		for i := range record.Changed {
@@ -160,7 +155,7 @@ func (b *Builder) realise(ctx context.Context, r *root) error {
 		}
 		r.changed = append([]upperEntry{}, record.Changed...)
 	}
-	if dir, ok := b.cache.folder("roots", r.key, &record); ok {
+	if dir, ok := b.haveRoot(r, &record); ok {
 		use(dir)
 		return nil
 	}
@@ -169,9 +164,16 @@ func (b *Builder) realise(ctx context.Context, r *root) error {
 		return err
 	}
 	defer unlock()
-	if dir, ok := b.cache.folder("roots", r.key, &record); ok {
+	if dir, ok := b.haveRoot(r, &record); ok {
 		use(dir)
 		return nil
+	}
+	for _, t := range []*root{r.base, r} {
+		if t != nil {
+			if err := b.lay(ctx, t); err != nil {
+				return err
+			}
+		}
 	}
 	if err := b.layOut(ctx, r); err != nil {
 		return err
@@ -181,18 +183,12 @@ func (b *Builder) realise(ctx context.Context, r *root) error {
 		return err
 	}
 	defer done()
-	if err := makeFolders(tmp, "lower", "upper"); err != nil {
+	if err := makeFolders(tmp, "upper"); err != nil {
 		return err
 	}
-	t := b.progress.Task(fmt.Sprintf("laying out %d packages (%s)", len(r.pkgs), r.name), 0)
-	err = materialise(ctx, filepath.Join(tmp, "lower"), below(r.shipped, r.base))
-	t.Done(err)
-	if err != nil {
-		return fmt.Errorf("laying out the packages of %s: %w", r.name, err)
-	}
-	lowers := append([]string{filepath.Join(tmp, "lower")}, r.lowers[2:]...)
-	t = b.progress.Task(fmt.Sprintf("configuring %d packages (%s)", len(r.pkgs), r.name), 0)
-	err = b.configure(ctx, r.name, lowers, filepath.Join(tmp, "upper"), r.shipped, r.unpacked)
+	b.workAhead(r)
+	t := b.progress.Task(fmt.Sprintf("configuring %d packages (%s)", len(r.pkgs), r.name), 0)
+	err = b.configure(ctx, r.name, r.lowers[1:], filepath.Join(tmp, "upper"), r.shipped, r.unpacked)
 	t.Done(err)
 	if err != nil {
 		return err
@@ -205,6 +201,49 @@ func (b *Builder) realise(ctx context.Context, r *root) error {
 	}
 	use(b.cache.folderPath("roots", r.key))
 	return nil
+}
+
+// haveRoot tells whether a root is kept, with all folders that it lies on.
+func (b *Builder) haveRoot(r *root, record *rootRecord) (string, bool) {
+	for _, t := range []*root{r.base, r} {
+		if t != nil {
+			if _, ok := b.cache.folder("trees", t.key, nil); !ok {
+				return "", false
+			}
+		}
+	}
+	return b.cache.folder("roots", r.key, record)
+}
+
+// lay writes what packages and tools ship to disk, not configured: the lower
+// folder of a root, and of roots that lie on it.
+func (b *Builder) lay(ctx context.Context, r *root) error {
+	if _, ok := b.cache.folder("trees", r.key, nil); ok {
+		return nil
+	}
+	unlock, err := b.cache.lock(ctx, "trees", r.key, func() { b.progress.Printf("waiting for another build that lays out the same tree") })
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, ok := b.cache.folder("trees", r.key, nil); ok {
+		return nil
+	}
+	if err := b.layOut(ctx, r); err != nil {
+		return err
+	}
+	tmp, done, err := b.cache.scratch("tree")
+	if err != nil {
+		return err
+	}
+	defer done()
+	t := b.progress.Task(fmt.Sprintf("laying out %d packages (%s)", len(r.pkgs), r.name), 0)
+	err = materialise(ctx, tmp, below(r.shipped, r.base))
+	t.Done(err)
+	if err != nil {
+		return fmt.Errorf("laying out the packages of %s: %w", r.name, err)
+	}
+	return b.cache.keepFolder("trees", r.key, tmp, nil)
 }
 
 // rootRecord is what is kept beside a root's folder.

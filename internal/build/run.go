@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"twinhull.dev/twinhull/internal/durable"
@@ -50,6 +51,11 @@ func (b *Builder) build(ctx context.Context, zones []oci.Zone) (*Report, error) 
 	if err := b.fetchInputs(ctx, w); err != nil {
 		return nil, err
 	}
+	if b.layers, err = image.OpenCache(b.cache.path("layers")); err != nil {
+		return nil, err
+	}
+	b.ahead = newAhead(ctx, w)
+	defer b.ahead.end()
 	steps, err := b.runSteps(ctx, w)
 	if err != nil {
 		return nil, err
@@ -267,15 +273,11 @@ func (b *Builder) runSteps(ctx context.Context, w *work) ([]StepRecord, error) {
 			}
 			rec, ok := b.stepKnown(sw)
 			if !ok || b.FreshSteps && !b.fresh[sw.record.Key] {
-				if err := b.realise(ctx, w.tools); err != nil {
+				if err := b.ready(ctx, w.tools, deps); err != nil {
 					return nil, err
 				}
-				for i := range deps {
-					if err := b.realiseDep(ctx, &deps[i]); err != nil {
-						return nil, err
-					}
-				}
 				before := rec
+				b.workAhead(nil)
 				if rec, err = b.runStep(ctx, sw, w.tools); err != nil {
 					return nil, err
 				}
@@ -291,6 +293,32 @@ func (b *Builder) runSteps(ctx context.Context, w *work) ([]StepRecord, error) {
 		}
 	}
 	return records, nil
+}
+
+// ready makes what steps run over: the configured tree and the dependencies.
+// Those that need no program of the tree are laid out while it is configured.
+func (b *Builder) ready(ctx context.Context, r *root, deps []depTree) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return b.realise(gctx, r) })
+	g.Go(func() error {
+		for i := range deps {
+			if deps[i].alone {
+				if err := b.realiseDep(gctx, &deps[i]); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i := range deps {
+		if err := b.realiseDep(ctx, &deps[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // compare tells when a step that ran again left other artifacts from the same

@@ -16,7 +16,7 @@ import (
 // madeFolders are the parts of the cache folder that hold what was made and can
 // be made again. The vault, which holds inputs, is not among them.
 var madeFolders = []string{
-	"compilers", "debs", "demo", "deps", "files", "images", "layers", "npm-scripts", "npm-tables", "records", "roots", "tarballs", "tmp", "tools",
+	"compilers", "debs", "demo", "deps", "files", "images", "layers", "npm-scripts", "npm-tables", "records", "roots", "tarballs", "tmp", "tools", "trees",
 }
 
 func cacheCommand() *Command {
