@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -210,12 +211,11 @@ func (l *lab) nodeWork() (*nodeWork, error) {
 	if w.prod, err = w.bases.tag("production"); err != nil {
 		return nil, err
 	}
-	var lock struct{ AsOf string }
-	if err := readJSON(filepath.Join(l.base.dir, "twinhull.lock"), &lock); err != nil {
+	w.epoch = "1700000000" // any will do
+	if err := copyTree(filepath.Join(l.root, "examples", "node-api"), w.sources, ".twinhull", "node_modules", "dist", "coverage", "junit.xml", "twinhull.lock", "twinhull.yaml", "test"); err != nil {
 		return nil, err
 	}
-	w.epoch = "1700000000"
-	if err := copyTree(filepath.Join(l.root, "examples", "node-api"), w.sources, ".twinhull", "node_modules", "dist", "coverage", "junit.xml", "twinhull.lock", "twinhull.yaml", "test"); err != nil {
+	if err := nameTarballs(filepath.Join(w.sources, "package-lock.json")); err != nil {
 		return nil, err
 	}
 	// npm finds a tarball in its cache by the digest that package-lock.json
@@ -234,6 +234,31 @@ func (l *lab) nodeWork() (*nodeWork, error) {
 		}
 	}
 	return w, nil
+}
+
+// nameTarballs gives every package of a package-lock.json an address, which the
+// examples leave out. Without one npm asks the registry where a tarball is,
+// with one it looks for the digest in its cache first and never asks.
+func nameTarballs(file string) error {
+	var lock map[string]any
+	if err := readJSON(file, &lock); err != nil {
+		return err
+	}
+	packages, _ := lock["packages"].(map[string]any)
+	for at, v := range packages {
+		p, _ := v.(map[string]any)
+		if p == nil || p["integrity"] == nil || p["resolved"] != nil {
+			continue
+		}
+		name := at[strings.LastIndex(at, "node_modules/")+len("node_modules/"):]
+		version, _ := p["version"].(string)
+		p["resolved"] = "http://registry.invalid/" + name + "/-/" + filepath.Base(name) + "-" + version + ".tgz"
+	}
+	text, err := json.MarshalIndent(lock, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(text, '\n'), 0o644)
 }
 
 // ours is Twinhull's part of a race: a build from a cache in a state.
