@@ -52,7 +52,10 @@ var order = []room{
 	{"internal/elfclosure", "oci", "one question about ELF files, asked of trees that are made and of images of anybody"},
 	{"internal/build", "oci durable filetree progress project source/site source/fetch source/vault source/xz source/debfile source/deb source/npm source/gomod sandbox image elfclosure", "the plan and its run: the one place where sources, sandbox and images meet"},
 
-	{"internal/cli", "oci durable filetree progress project source/site source/fetch source/vault source/debfile source/deb source/npm source/gomod sandbox image build", "wiring for a person at a terminal"},
+	{"internal/inspect", "oci image elfclosure", "facts from an image's bytes: knows no project, so that anybody's image can be read, and judges nothing"},
+	{"internal/inspect/corpus", "oci image inspect", "bad and clean images for tests, by the rule that each breaks"},
+
+	{"internal/cli", "oci durable filetree progress project source/site source/fetch source/vault source/debfile source/deb source/npm source/gomod sandbox image build inspect", "wiring for a person at a terminal"},
 	{"cmd/twinhull", "sandbox cli", "main: the sandbox's own processes first, then the command line"},
 }
 

@@ -120,11 +120,63 @@ var ownRules = []struct {
 	{"database-url", `(?i)\b(?:postgres(?:ql)?|mysql|mariadb|mongodb(?:\+srv)?|rediss?|amqps?)(?:\+\w+)?://[^\s:@/"'<>{}$]*:([^\s:@/"'<>{}$%]{5,})@[\w.-]+`, "", []string{"postgres", "mysql", "mariadb", "mongodb", "redis", "amqp"}, 2.3},
 }
 
+var curlFlag = regexp.MustCompile(`-[Hu]|--(?:header|user)`)
+
 // regionRules are gitleaks' rules whose expression spans more than the words
 // around the keyword.
 var regionRules = map[string]bool{
 	"curl-auth-header": true, "curl-auth-user": true, "kubernetes-secret-yaml": true, "nuget-config-password": true, "freemius-secret-key": true,
 	"airtable-personnal-access-token": true, "facebook-access-token": true, "cloudflare-origin-ca-key": true, "sourcegraph-access-token": true, "sidekiq-sensitive-url": true, "microsoft-teams-webhook": true,
+}
+
+// beginnings say of rules whose keyword is short and common what must follow it
+// before an expression is tried, and that it begins a word (the expressions
+// begin with \b). TestAgreesWithGitleaks holds them against the expressions.
+var beginnings = map[string]struct {
+	after    int  // letters, digits, - and _ that must follow
+	boundary bool // no such character may stand before
+	upper    bool // all of them are capitals and digits, the keyword's too
+}{
+	"vault-service-token":                {24, true, false},
+	"aws-access-token":                   {16, true, true},
+	"jwt":                                {17, true, false},
+	"square-access-token":                {22, true, false},
+	"authress-service-client-access-key": {5, true, false},
+	"sendgrid-api-token":                 {16, true, false},
+	"harness-api-key":                    {22, false, false},
+	"twilio-api-key":                     {32, false, false},
+	"facebook-page-access-token":         {100, true, false},
+	"npm-access-token":                   {36, true, false},
+	"octopus-deploy-api-key":             {26, true, true},
+	"stripe-access-token":                {10, true, false},
+	"grafana-cloud-api-token":            {20, true, false},
+}
+
+// begins judges a keyword by the rule's line in beginnings.
+func (r *secretRule) begins(b []byte, start, end int) bool {
+	g, ok := beginnings[r.id]
+	if !ok {
+		return true
+	}
+	if g.boundary && start > 0 && isWord(b[start-1]) {
+		return false
+	}
+	if g.upper {
+		start = max(start, 0)
+	} else {
+		start = end
+	}
+	n := 0
+	for i := start; i < len(b) && i-end < g.after; i++ {
+		c := b[i]
+		if !isWord(c) && c != '-' || g.upper && c >= 'a' && c <= 'z' {
+			return false
+		}
+		if i >= end {
+			n++
+		}
+	}
+	return n >= g.after
 }
 
 // loadSecretRules reads the rules once. The expressions of a rule are compiled
@@ -269,12 +321,15 @@ type textScan struct {
 	s        *secretRules
 	path     string // relative
 	restrict bool   // a dependency: precise rules only
-	skip     bool   // allowed by its path
+	skip     bool   // a dependency's example
+	judged   bool   // pathOK is known
+	pathOK   bool   // allowed by its path
 	state    uint32
 	bits     []uint32
 	touched  []int
 	last     []int64 // by rule: end of the last window, in the file
 	used     []int
+	paths    map[int]bool // rule → whether its path is this file's
 	base     int64 // offset of buf[0] in the file
 	line     int   // lines before buf[0]
 	found    []secret
@@ -290,7 +345,7 @@ type textMatch struct {
 }
 
 func newTextScan(s *secretRules) *textScan {
-	t := &textScan{s: s, bits: make([]uint32, len(s.sigs)), last: make([]int64, len(s.rules)), seen: map[string]bool{}}
+	t := &textScan{s: s, bits: make([]uint32, len(s.sigs)), last: make([]int64, len(s.rules)), seen: map[string]bool{}, paths: map[int]bool{}}
 	for i := range t.last {
 		t.last[i] = -1
 	}
@@ -306,13 +361,24 @@ func (t *textScan) reset(path string) {
 	}
 	t.touched, t.used, t.pending, t.found = t.touched[:0], t.used[:0], t.pending[:0], nil
 	clear(t.seen)
+	clear(t.paths)
 	t.state, t.base, t.line, t.more = 0, 0, 0, 0
 	t.path = path
 	t.restrict = isDependency(path)
 	t.skip = t.restrict && isExample(path)
-	for _, a := range t.s.global {
-		t.skip = t.skip || a.PathAllowed(path)
+	t.judged = false
+}
+
+// allowedPath tells whether gitleaks passes the whole file over. It is asked
+// only when there is something to pass over: most files have nothing.
+func (t *textScan) allowedPath() bool {
+	if !t.judged {
+		t.judged, t.pathOK = true, false
+		for _, a := range t.s.global {
+			t.pathOK = t.pathOK || a.PathAllowed(t.path)
+		}
 	}
+	return t.pathOK
 }
 
 // feed looks at window[from:], where window is a piece of the file that begins
@@ -364,8 +430,15 @@ func (t *textScan) look(b []byte, m textMatch) {
 	assigned, value := -1, 0 // of assignment: 0 unknown, see below
 	for _, i := range h.rules {
 		r := t.s.rules[i]
-		if r.path != nil && !r.path.MatchString(t.path) {
-			continue
+		if r.path != nil {
+			ok, known := t.paths[i]
+			if !known {
+				ok = r.path.MatchString(t.path)
+				t.paths[i] = ok
+			}
+			if !ok {
+				continue
+			}
 		}
 		if t.restrict && !r.precise {
 			continue
@@ -389,7 +462,7 @@ func (t *textScan) look(b []byte, m textMatch) {
 		case region:
 			lo, hi = max(start-300, 0), min(end+1000, len(b))
 		case around:
-			if r.literal != "" && string(b[start:end]) != r.literal {
+			if r.literal != "" && string(b[start:end]) != r.literal || !r.begins(b, start, end) {
 				continue
 			}
 			lo, hi = start, end
@@ -406,6 +479,9 @@ func (t *textScan) look(b []byte, m textMatch) {
 		}
 		if t.last[i] >= t.base+int64(start) && r.shape == region {
 			continue // the window before has covered it
+		}
+		if strings.HasPrefix(r.id, "curl-") && !curlFlag.Match(b[end:hi]) {
+			continue
 		}
 		if t.last[i] < 0 {
 			t.used = append(t.used, i)
@@ -486,6 +562,9 @@ func (t *textScan) allowed(c *compiledRule, r *secretRule, match, value string, 
 }
 
 func (t *textScan) add(r *secretRule, value string, b []byte, at int) {
+	if t.allowedPath() {
+		return
+	}
 	fp := fingerprint(r.id, value)
 	if t.seen[fp] {
 		return

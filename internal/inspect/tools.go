@@ -374,6 +374,7 @@ type tool struct {
 // tools says what the file was. needed are the libraries that it is linked
 // with.
 func (s *toolScan) tools(needed []string, program bool) []tool {
+	small := s.at < 100<<10 // a launcher; larger programs embed the library
 	var out []tool
 	add := func(t tool) {
 		for _, o := range out {
@@ -422,7 +423,7 @@ func (s *toolScan) tools(needed []string, program bool) []tool {
 			}
 		}
 		for i, l := range launchers {
-			if s.launch&(1<<i) != 0 && program && strings.HasPrefix(n, l.library) {
+			if s.launch&(1<<i) != 0 && program && small && strings.HasPrefix(n, l.library) {
 				add(tool{rule: RuleInterpreter, name: l.name, evidence: "starts " + n})
 			}
 		}
