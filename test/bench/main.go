@@ -50,7 +50,7 @@ type bench struct {
 }
 
 func main() {
-	sandboxed := flag.String("root", "../..", "the repository's `folder`")
+	root := flag.String("root", "../..", "the repository's `folder`")
 	tool := flag.String("tool", "", "the twinhull `program` to measure; bin/twinhull of the repository when empty")
 	out := flag.String("out", "bench.json", "write the results to `file`")
 	scratch := flag.String("scratch", "", "work in `folder` instead of a temporary one; it must be on a local disk")
@@ -68,7 +68,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	b := &bench{rounds: *rounds, slow: *slow, began: time.Now()}
-	err := b.prepare(*sandboxed, *tool, *scratch, *peers, *only)
+	err := b.prepare(*root, *tool, *scratch, *peers, *only)
 	if err == nil {
 		err = b.run(ctx, *without)
 	}
