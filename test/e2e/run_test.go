@@ -296,8 +296,8 @@ func checkConfined(t *testing.T, pid int, program string) {
 	t.Errorf("no process of %s below %d", program, pid)
 }
 
-// podman runs images with Debian's podman as this kind of machine allows it:
-// plain storage, no control groups of its own.
+// podman runs images with Debian's podman as machines without a system manager
+// allow it: storage of its own, no control groups of its own.
 type podman struct {
 	t    *testing.T
 	args []string
@@ -317,7 +317,7 @@ func newPodman(t *testing.T) *podman {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &podman{t, []string{"--storage-driver", "vfs", "--root", filepath.Join(dir, "r"), "--runroot", filepath.Join(dir, "run"), "--tmpdir", filepath.Join(dir, "tmp"), "--cgroup-manager", "cgroupfs", "--runtime", "runc"}}
+	p := &podman{t, []string{"--storage-driver", "overlay", "--root", filepath.Join(dir, "r"), "--runroot", filepath.Join(dir, "run"), "--tmpdir", filepath.Join(dir, "tmp"), "--cgroup-manager", "cgroupfs", "--runtime", "runc"}}
 	t.Cleanup(func() {
 		_ = exec.Command("podman", append(p.args, "rm", "-fa", "-t", "0")...).Run()
 		_ = os.RemoveAll(dir)
