@@ -298,18 +298,18 @@ func OpenAll(ctx context.Context, cacheDir string, inputs []Input, progress func
 	out := make([]*Package, len(inputs))
 	// A few more than there are processors wait for the disk meanwhile.
 	procs := make(processors, runtime.GOMAXPROCS(0))
-	g, ctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(cap(procs) + 8)
 	for _, j := range order {
-		if ctx.Err() != nil {
+		if gctx.Err() != nil {
 			break
 		}
 		g.Go(func() error {
-			if err := ctx.Err(); err != nil {
+			if err := gctx.Err(); err != nil {
 				return err
 			}
 			var seen int64
-			p, err := open(ctx, cacheDir, j.Path, j.Digest, procs, func(n int) {
+			p, err := open(gctx, cacheDir, j.Path, j.Digest, procs, func(n int) {
 				seen += int64(n)
 				add(int64(n))
 			})
@@ -324,6 +324,10 @@ func OpenAll(ctx context.Context, cacheDir string, inputs []Input, progress func
 		})
 	}
 	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	// Nothing fails when the context ends before anything has begun.
+	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	return out, nil

@@ -434,3 +434,18 @@ func TestParseControl(t *testing.T) {
 		}
 	}
 }
+
+// A context that has ended before anything began is an error, not packages that
+// are missing.
+func TestOpenAllInterrupted(t *testing.T) {
+	b := deb{}.bytes(t)
+	name := filepath.Join(t.TempDir(), "x.deb")
+	if err := os.WriteFile(name, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if got, err := OpenAll(ctx, t.TempDir(), []Input{{name, digestOf(b)}}, nil); !errors.Is(err, context.Canceled) || got != nil {
+		t.Errorf("%v, %v", got, err)
+	}
+}
