@@ -3,6 +3,7 @@ package build
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,6 +29,7 @@ import (
 	"twinhull.dev/twinhull/internal/progress"
 	"twinhull.dev/twinhull/internal/project"
 	"twinhull.dev/twinhull/internal/sandbox"
+	"twinhull.dev/twinhull/internal/source/debfile"
 	"twinhull.dev/twinhull/internal/source/fetch"
 	"twinhull.dev/twinhull/internal/source/site"
 	"twinhull.dev/twinhull/internal/source/vault"
@@ -116,7 +119,11 @@ func tarOf(t testing.TB, files map[string]string) []byte {
 		}
 		_, _ = w.Write([]byte(data))
 	}
-	for _, p := range sortedKeys(files) {
+	names := sortedKeys(files)
+	slices.SortStableFunc(names, func(a, b string) int { // hard links behind what they are names of
+		return cmp.Compare(strings.Count(files[a], "=> "), strings.Count(files[b], "=> "))
+	})
+	for _, p := range names {
 		parts := strings.Split(p, "/")
 		for i := 1; i < len(parts); i++ {
 			if d := strings.Join(parts[:i], "/"); !made[d] {
@@ -188,7 +195,9 @@ type world struct {
 func newWorld(t testing.TB, more []pkg, files map[string]string) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), cache: t.TempDir(), files: map[string][]byte{}}
-	w.republish(append(basePackages(t), more...))
+	if files != nil {
+		w.republish(append(basePackages(t), more...))
+	}
 	server := httptest.NewServer(w)
 	t.Cleanup(server.Close)
 	key, err := signingKey()
@@ -419,3 +428,25 @@ func wantError(t testing.TB, err error, parts ...string) {
 		}
 	}
 }
+
+// unpack opens a test package as the builder does.
+func (w *world) unpack(p pkg) unpacked {
+	w.t.Helper()
+	data := p.deb(w.t)
+	d := oci.Digest(fmt.Sprintf("sha256:%x", sha256.Sum256(data)))
+	at := filepath.Join(w.cache, p.name+".deb")
+	if err := os.WriteFile(at, data, 0o644); err != nil {
+		w.t.Fatal(err)
+	}
+	deb, err := debfile.Open(w.t.Context(), w.cache, at, d)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	entries, err := debfile.UsrMerge(deb.Entries)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return unpacked{lock: project.Package{Name: p.name, Version: "1.0-1", Arch: deb.Arch, SHA256: d}, deb: deb, entries: entries}
+}
+
+func lockOf(at time.Time) *project.Lock { return &project.Lock{AsOf: at} }
