@@ -40,6 +40,11 @@ type Problem struct {
 	// in a program that has loaded it before (a file of that SONAME is in the
 	// set, outside the folders that the linker searches).
 	Passed bool
+	// Program is the path of a program that cannot start for it: the item
+	// itself, or the first program of the set that needs the item, directly or
+	// through other libraries. It is "" for a library that no program of the
+	// set is linked with.
+	Program string
 }
 
 // IsLibrary tells a file that is loaded from a program that is started.
@@ -129,6 +134,7 @@ func (s *Set) Check() []Problem {
 		return ""
 	}
 	var out []Problem
+	needs := map[string][]string{} // what was found for each item's libraries
 	for _, it := range s.Items {
 		if !it.Loadable() {
 			continue
@@ -153,6 +159,7 @@ func (s *Set) Check() []Problem {
 				out = append(out, Problem{Item: it, Kind: NoLibrary, Name: lib, Passed: passed})
 				continue
 			}
+			needs[it.Path] = append(needs[it.Path], real)
 			g := byPath[real]
 			if g == nil { // a library named by its path that is no ELF file
 				out = append(out, Problem{Item: it, Kind: NoLibrary, Name: lib})
@@ -164,6 +171,24 @@ func (s *Set) Check() []Problem {
 				}
 			}
 		}
+	}
+	// Which program does it keep from starting?
+	program := map[string]string{}
+	for _, it := range s.Items {
+		if !it.Loadable() || it.IsLibrary() {
+			continue
+		}
+		for stack := []string{it.Path}; len(stack) > 0; {
+			p := stack[len(stack)-1]
+			stack = stack[:len(stack)-1]
+			if _, seen := program[p]; !seen {
+				program[p] = it.Path
+				stack = append(stack, needs[p]...)
+			}
+		}
+	}
+	for i := range out {
+		out[i].Program = program[out[i].Item.Path]
 	}
 	return out
 }

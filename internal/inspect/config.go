@@ -700,7 +700,7 @@ func (s *summary) closure() {
 			continue
 		}
 		w := Finding{Rule: RuleUnresolvedProgram, Subject: p.Name, Path: absolute(p.Item.Path), Layer: by[p.Item.Path], Dependency: isDependency(p.Item.Path)}
-		if p.Item.IsLibrary() {
+		if p.Program == "" {
 			w.Rule = RuleUnresolvedLibrary
 		}
 		switch p.Kind {
@@ -713,8 +713,11 @@ func (s *summary) closure() {
 		case elfclosure.NoVersion:
 			w.Detail = fmt.Sprintf("it needs version %s of %s, which /%s does not define", p.Name, p.Library, p.File)
 		}
-		if w.Path == f.Ready.Program {
+		switch {
+		case p.Program != "" && absolute(p.Program) == f.Ready.Program:
 			w.Detail += "; the entry point cannot start"
+		case p.Program != "" && p.Program != p.Item.Path:
+			w.Detail += "; /" + p.Program + " cannot start"
 		}
 		s.add(w)
 	}

@@ -330,8 +330,8 @@ type textScan struct {
 	last     []int64 // by rule: end of the last window, in the file
 	used     []int
 	paths    map[int]bool // rule → whether its path is this file's
-	base     int64 // offset of buf[0] in the file
-	line     int   // lines before buf[0]
+	base     int64        // offset of buf[0] in the file
+	line     int          // lines before buf[0]
 	found    []secret
 	more     int
 	seen     map[string]bool
@@ -524,7 +524,7 @@ func (t *textScan) allowed(c *compiledRule, r *secretRule, match, value string, 
 	if strings.Contains(line, "gitleaks:allow") {
 		return true
 	}
-	if r.app && placeholder(value) {
+	if r.app && r.id != "password-hash" && placeholder(value) { // a hash begins with $
 		return true
 	}
 	for _, list := range [][]*config.Allowlist{t.s.global, c.allow} {
