@@ -163,10 +163,8 @@ func writeFile(root *os.Root, top *os.File, e *filetree.Entry, open *openFiles) 
 			return ownerError(err)
 		}
 	}
-	if e.Mode != 0o600 {
-		if err := unix.Fchmod(fd, uint32(e.Mode)); err != nil {
-			return err
-		}
+	if err := unix.Fchmod(fd, uint32(e.Mode)); err != nil { // whatever the umask is
+		return err
 	}
 	return setTimes(fd, e.ModTime)
 }
