@@ -120,8 +120,7 @@ func Claims(ctx context.Context, p Place, subject oci.Digest) ([]Found, error) {
 	var out []Found
 	total := int64(0)
 	for _, d := range list {
-		// Registries without the referrers interface may leave the type out.
-		if d.ArtifactType != "" && !strings.HasPrefix(d.ArtifactType, "application/vnd.dev.sigstore.bundle") {
+		if !unknownType(d) && !strings.HasPrefix(d.ArtifactType, bundlePrefix) {
 			continue
 		}
 		f := Found{Manifest: d, Says: d.Annotations[annotationPredicate]}
@@ -147,6 +146,16 @@ func Claims(ctx context.Context, p Place, subject oci.Digest) ([]Found, error) {
 	return out, nil
 }
 
+// bundlePrefix begins the media types of all bundle formats: older ones are
+// found too, so that they are refused and not overlooked.
+const bundlePrefix = "application/vnd.dev.sigstore.bundle"
+
+// unknownType tells that a list does not say what a manifest is. Some registries
+// leave the type out, some give the configuration's, which claims do not have.
+func unknownType(d oci.Descriptor) bool {
+	return d.ArtifactType == "" || d.ArtifactType == ocispec.MediaTypeEmptyJSON
+}
+
 func claimLayer(ctx context.Context, p Place, d oci.Descriptor, subject oci.Digest) (layer oci.Descriptor, says string, isClaim bool, _ error) {
 	raw, err := p.Read(ctx, d, oci.MaxManifest)
 	if err != nil {
@@ -157,8 +166,11 @@ func claimLayer(ctx context.Context, p Place, d oci.Descriptor, subject oci.Dige
 		return layer, "", true, fmt.Errorf("manifest %s: %w", d.Digest, err)
 	}
 	says = m.Annotations[annotationPredicate]
-	if len(m.Layers) == 0 || !strings.HasPrefix(m.Layers[0].MediaType, "application/vnd.dev.sigstore.bundle") {
-		return layer, says, d.ArtifactType != "", fmt.Errorf("manifest %s holds no bundle", d.Digest)
+	if len(m.Layers) == 0 || !strings.HasPrefix(m.Layers[0].MediaType, bundlePrefix) {
+		if unknownType(d) && !strings.HasPrefix(m.ArtifactType, bundlePrefix) {
+			return layer, says, false, nil // something else
+		}
+		return layer, says, true, fmt.Errorf("manifest %s holds no bundle", d.Digest)
 	}
 	switch {
 	case m.Subject == nil || m.Subject.Digest != subject:
@@ -182,7 +194,7 @@ func Document(ctx context.Context, p Place, subject oci.Digest, ref evidence.Res
 		return nil, err
 	}
 	for _, m := range list {
-		if m.ArtifactType != "" && m.ArtifactType != ref.MediaType {
+		if !unknownType(m) && m.ArtifactType != ref.MediaType {
 			continue
 		}
 		raw, err := p.Read(ctx, m, oci.MaxManifest)
@@ -350,19 +362,19 @@ func InRegistry(ref oci.Ref, opt RegistryOptions) (Place, error) {
 	if err != nil {
 		return nil, err
 	}
-	return registry{n.Context(), opt}, nil
+	return repository{n.Context(), opt}, nil
 }
 
-type registry struct {
+type repository struct {
 	repo name.Repository
 	opt  RegistryOptions
 }
 
-func (p registry) options(ctx context.Context) []remote.Option {
+func (p repository) options(ctx context.Context) []remote.Option {
 	return image.RegistryOptions(ctx, p.opt.Keychain, p.opt.Transport)
 }
 
-func (p registry) List(ctx context.Context, subject oci.Digest) ([]oci.Descriptor, error) {
+func (p repository) List(ctx context.Context, subject oci.Digest) ([]oci.Descriptor, error) {
 	if err := subject.Validate(); err != nil {
 		return nil, err
 	}
@@ -384,7 +396,7 @@ func (p registry) List(ctx context.Context, subject oci.Digest) ([]oci.Descripto
 	return tidy(subject, parsed.Manifests)
 }
 
-func (p registry) Read(ctx context.Context, d oci.Descriptor, limit int64) ([]byte, error) {
+func (p repository) Read(ctx context.Context, d oci.Descriptor, limit int64) ([]byte, error) {
 	if d.Size < 0 || d.Size > limit {
 		return nil, fmt.Errorf("%s says it has %d bytes: at most %d are read", d.Digest, d.Size, limit)
 	}
@@ -416,7 +428,7 @@ func missing(err error) error {
 	return err
 }
 
-func (p registry) Put(ctx context.Context, m ocispec.Manifest, blobs ...Blob) (oci.Descriptor, error) {
+func (p repository) Put(ctx context.Context, m ocispec.Manifest, blobs ...Blob) (oci.Descriptor, error) {
 	raw, desc, err := encode(m)
 	if err != nil {
 		return desc, err
