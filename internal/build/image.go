@@ -79,6 +79,7 @@ type imageDescription struct {
 	Root      Key          // development
 	Tools     []oci.Digest
 	Modules   []project.NPMPackage
+	Go        []project.GoModule `json:",omitempty"` // development
 	Steps     []oci.Digest
 	Files     []InputFile
 	Codec     image.Codec
@@ -123,6 +124,9 @@ func (b *Builder) description(zone oci.Zone, s *project.Spec, plat oci.Platform,
 			return d, err
 		}
 		d.Modules = tree.Packages
+	}
+	if zone == oci.Development && s.Dependencies.Go != nil {
+		d.Go = b.lock.Go
 	}
 	return d, nil
 }
@@ -286,6 +290,9 @@ func (b *Builder) imageEnvironment(zone oci.Zone, s *project.Spec) map[string]st
 				env["GOTOOLCHAIN"] = "local"
 			}
 		}
+		if s.Dependencies.Go != nil {
+			env["GOPROXY"] = "file://" + GoModules + ",direct"
+		}
 		if n := s.Dependencies.NPM; n != nil {
 			env["PATH"] += ":" + path.Join(n.Into, "node_modules/.bin")
 		}
@@ -438,7 +445,7 @@ func relocate(entries []*filetree.Entry, into string) ([]*filetree.Entry, error)
 }
 
 // developmentVersion is part of every development image's key.
-const developmentVersion = 1
+const developmentVersion = 2
 
 // buildDevelopment makes or finds the development image for this machine's
 // platform: its packages are configured by running their own scripts, which
@@ -476,6 +483,13 @@ func (b *Builder) buildDevelopment(ctx context.Context, r *root, steps []StepRec
 			return ImageReport{}, err
 		}
 		if modules, err = relocate(modules, n.Into); err != nil {
+			return ImageReport{}, err
+		}
+		place(modules)
+	}
+	if s.Dependencies.Go != nil {
+		modules, err := b.goModuleEntries()
+		if err != nil {
 			return ImageReport{}, err
 		}
 		place(modules)

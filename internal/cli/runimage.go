@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"twinhull.dev/twinhull/internal/build"
 	"twinhull.dev/twinhull/internal/image"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/project"
@@ -210,11 +212,11 @@ func (r *imageRun) development(root, workdir string, shell bool, args []string) 
 	if err != nil {
 		return err
 	}
-	return r.mirrors(tmp, file, st)
+	return r.mirrors(tmp, root, file, st)
 }
 
 // mirrors writes what is this machine's and never part of an image.
-func (r *imageRun) mirrors(tmp string, file *project.File, st *site.Site) error {
+func (r *imageRun) mirrors(tmp, root string, file *project.File, st *site.Site) error {
 	s := &r.spec
 	give := func(name, content, target string) error {
 		p := filepath.Join(tmp, name)
@@ -251,10 +253,55 @@ func (r *imageRun) mirrors(tmp string, file *project.File, st *site.Site) error 
 		}
 	}
 	if file.Development.Dependencies.Go != nil {
-		if list, err := st.GoProxy(); err == nil {
-			s.Env = append(s.Env, "GOPROXY="+strings.Join(list, ","))
+		// The locked modules are in the image; what is being added comes from
+		// this machine's proxy.
+		own := "file://" + build.GoModules
+		if list, err := st.GoProxy(); err == nil && slices.Contains(s.Env, "GOPROXY="+own+",direct") {
+			var err error
+			if s.Env, err = mergeEnv(s.Env, []string{"GOPROXY=" + own + "," + strings.Join(list, ",")}); err != nil {
+				return err
+			}
 		}
 	}
+	return r.authorities(root)
+}
+
+// authorities gives a development run the certificate authorities that this
+// machine trusts: its mirrors and proxies may have certificates of its own
+// organisation. They go into the run's own layer, so that updates of the
+// package still work.
+func (r *imageRun) authorities(root string) error {
+	const bundle = "/etc/ssl/certs/ca-certificates.crt"
+	from := r.env.Getenv("SSL_CERT_FILE")
+	if from == "" {
+		from = bundle
+	}
+	data, err := os.ReadFile(from)
+	if err != nil || !fileExists(filepath.Join(root, bundle)) {
+		return nil // nothing to give, or no one to give it to
+	}
+	to := filepath.Join(r.spec.Upper, bundle)
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	for d := filepath.Dir(to); d != r.spec.Upper; d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil { // whatever the umask
+			return err
+		}
+	}
+	if err := os.WriteFile(to, data, 0o644); err != nil {
+		return err
+	}
+	if err := os.Chmod(to, 0o644); err != nil {
+		return err
+	}
+	// node has authorities of its own.
+	for _, kv := range r.spec.Env {
+		if strings.HasPrefix(kv, "NODE_EXTRA_CA_CERTS=") {
+			return nil
+		}
+	}
+	r.spec.Env = append(r.spec.Env, "NODE_EXTRA_CA_CERTS="+bundle)
 	return nil
 }
 
