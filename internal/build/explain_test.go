@@ -132,7 +132,11 @@ func TestReadOriginsRefuses(t *testing.T) {
 	o := testOrigins()
 	put := func() {
 		t.Helper()
-		if _, err := putReferrer(t.Context(), store, image, OriginsType, mustLine(o)); err != nil {
+		doc, err := store.PutBytes(OriginsType, mustLine(o))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := putReferrer(store, image, doc); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -155,7 +159,11 @@ func TestReadOriginsRefuses(t *testing.T) {
 	_, err = ReadOrigins(store, image.Digest)
 	wantError(t, err, "version 2", "update twinhull")
 	// Another kind of document stays beside it.
-	if _, err := putReferrer(t.Context(), store, image, "application/x", []byte("{}")); err != nil {
+	other, err := store.PutBytes("application/x", []byte("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := putReferrer(store, image, other); err != nil {
 		t.Fatal(err)
 	}
 	o.Version = 1
@@ -177,5 +185,26 @@ func TestReadOriginsRefuses(t *testing.T) {
 	}
 	if _, err := ReadOrigins(store, image.Digest); err == nil {
 		t.Error("damaged blobs were believed")
+	}
+}
+
+// The document that is written path by path is the one that would be written at
+// once.
+func TestWriteOrigins(t *testing.T) {
+	tree := treeOf(map[string]string{"usr/bin/a": "x:a", "usr/bin/b": "-> a", "usr/bin/c": "=> usr/bin/a", "etc/<&>": "html"})
+	o := *testOrigins()
+	for _, entries := range [][]*filetree.Entry{nil, tree.Sorted()[:1], tree.Sorted()} {
+		var got bytes.Buffer
+		if err := writeOrigins(&got, o, entries); err != nil {
+			t.Fatal(err)
+		}
+		want := o
+		want.Paths = []PathOrigin{}
+		for _, e := range entries {
+			want.Paths = append(want.Paths, PathOrigin{Path: e.Path, Type: typeNames[e.Type], Mode: fmt.Sprintf("%o", e.Mode), UID: e.UID, GID: e.GID, Size: e.Size, Link: e.Link, SHA256: e.Digest, Origin: e.Origin})
+		}
+		if got.String() != string(mustLine(want)) {
+			t.Errorf("%d entries:\n%s\n%s", len(entries), got.String(), mustLine(want))
+		}
 	}
 }

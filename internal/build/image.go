@@ -2,10 +2,14 @@ package build
 
 import (
 	"archive/tar"
+	"bufio"
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"path"
 	"runtime"
 	"slices"
@@ -80,11 +84,18 @@ type imageDescription struct {
 	Tools     []oci.Digest
 	Modules   []project.NPMPackage
 	Go        []project.GoModule `json:",omitempty"` // development
-	Steps     []oci.Digest
+	Artifacts []artifactInput
 	Files     []InputFile
 	Codec     image.Codec
 	AsOf      int64
 	LayerPlan int
+}
+
+// artifactInput is what an image takes from a step.
+type artifactInput struct {
+	Step  string
+	Key   Key
+	Files []OutputFile
 }
 
 // layerPlanVersion is raised when image.Plan divides trees otherwise.
@@ -100,16 +111,20 @@ func (b *Builder) description(zone oci.Zone, s *project.Spec, plat oci.Platform,
 	for _, p := range pkgs {
 		d.Packages = append(d.Packages, p.SHA256)
 	}
-	used := map[oci.Digest]bool{}
 	for _, name := range sortedKeys(s.Artifacts) {
-		rec, _, err := findArtifact(steps, name, plat)
+		rec, output, err := findArtifact(steps, name, plat)
 		if err != nil {
 			return d, fmt.Errorf("%s.artifacts.%s: %w", zone, name, err)
 		}
-		if !used[rec.Digest] {
-			used[rec.Digest] = true
-			d.Steps = append(d.Steps, rec.Digest)
+		// Not the whole record: what a step reports besides, such as how long
+		// its tests took, is not in the image.
+		in := artifactInput{Step: rec.Step, Key: rec.Key}
+		for _, o := range rec.Outputs {
+			if o.Output == output {
+				in.Files = append(in.Files, o)
+			}
 		}
+		d.Artifacts = append(d.Artifacts, in)
 	}
 	for _, from := range sortedKeys(s.Files) {
 		in, err := b.source.tree(from)
@@ -183,13 +198,17 @@ func (b *Builder) finish(ctx context.Context, key Key, zone oci.Zone, s *project
 	if o.Lock, err = b.vault.PutBytes(b.lock.Encode()); err != nil {
 		return rep, err
 	}
-	for _, e := range c.tree.Sorted() {
+	entries := c.tree.Sorted()
+	for _, e := range entries {
 		rep.Files++
 		rep.Unpacked += e.Size
-		o.Paths = append(o.Paths, PathOrigin{Path: e.Path, Type: typeNames[e.Type], Mode: strconv.FormatInt(e.Mode, 8), UID: e.UID, GID: e.GID,
-			Size: e.Size, Link: e.Link, SHA256: e.Digest, Origin: e.Origin})
 	}
-	if rep.Origins, err = putReferrer(ctx, store, res.Manifest, OriginsType, mustLine(o)); err != nil {
+	doc, err := b.putOrigins(store, o, entries)
+	if err != nil {
+		return rep, fmt.Errorf("writing the origins of the %s image: %w", zone, err)
+	}
+	rep.Origins = doc.Digest
+	if err := putReferrer(store, res.Manifest, doc); err != nil {
 		return rep, err
 	}
 	return rep, b.cache.keep("images", key, rep)
@@ -226,23 +245,72 @@ func mustLine(v any) []byte {
 // without a referrers API use.
 func ReferrersTag(d oci.Digest) string { return d.Algorithm().String() + "-" + d.Encoded() }
 
-// putReferrer stores a document as a referrer of an image. An older one of the
-// same type is replaced.
-func putReferrer(ctx context.Context, store *oci.Layout, subject oci.Descriptor, artifactType string, doc []byte) (oci.Digest, error) {
-	blob, err := store.PutBytes(artifactType, doc)
+// putOrigins stores an origins document, whose paths are those of the entries.
+// It is written path by path: the document of a development image has 20 MB,
+// and in memory it would stand there several times over.
+func (b *Builder) putOrigins(store *oci.Layout, o Origins, entries []*filetree.Entry) (oci.Descriptor, error) {
+	tmp, done, err := b.cache.scratchFile("origins")
 	if err != nil {
-		return "", err
+		return oci.Descriptor{}, err
 	}
+	defer done()
+	h := sha256.New()
+	w := bufio.NewWriterSize(io.MultiWriter(tmp, h), 1<<18)
+	if err := writeOrigins(w, o, entries); err != nil {
+		return oci.Descriptor{}, err
+	}
+	if err := w.Flush(); err != nil {
+		return oci.Descriptor{}, err
+	}
+	d := digest.NewDigest(digest.SHA256, h)
+	if _, err := tmp.Seek(0, io.SeekStart); err != nil {
+		return oci.Descriptor{}, err
+	}
+	n, err := store.PutBlob(d, tmp)
+	return oci.Descriptor{MediaType: OriginsType, Digest: d, Size: n}, err
+}
+
+// writeOrigins writes the line of JSON that mustLine would.
+func writeOrigins(w io.Writer, o Origins, entries []*filetree.Entry) error {
+	o.Paths = []PathOrigin{}
+	head, ok := bytes.CutSuffix(mustLine(o), []byte("]}\n"))
+	if !ok {
+		panic("build: paths are not the last field of Origins")
+	}
+	if _, err := w.Write(head); err != nil {
+		return err
+	}
+	for i, e := range entries {
+		line, err := json.Marshal(PathOrigin{Path: e.Path, Type: typeNames[e.Type], Mode: strconv.FormatInt(e.Mode, 8), UID: e.UID, GID: e.GID,
+			Size: e.Size, Link: e.Link, SHA256: e.Digest, Origin: e.Origin})
+		if err != nil {
+			return err
+		}
+		if i > 0 {
+			line = append([]byte(","), line...)
+		}
+		if _, err := w.Write(line); err != nil {
+			return err
+		}
+	}
+	_, err := io.WriteString(w, "]}\n")
+	return err
+}
+
+// putReferrer makes a stored document a referrer of an image. Its media type is
+// the artifact's type; an older referrer of the same type is replaced.
+func putReferrer(store *oci.Layout, subject, blob oci.Descriptor) error {
+	artifactType := blob.MediaType
 	empty, err := store.PutBytes(ocispec.MediaTypeEmptyJSON, []byte("{}"))
 	if err != nil {
-		return "", err
+		return err
 	}
 	subject = oci.Descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size}
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: artifactType,
 		Config: empty, Layers: []oci.Descriptor{blob}, Subject: &subject}
 	desc, err := store.PutBytes(ocispec.MediaTypeImageManifest, mustLine(m))
 	if err != nil {
-		return "", err
+		return err
 	}
 	desc.ArtifactType = artifactType
 	tag := ReferrersTag(subject.Digest)
@@ -250,11 +318,11 @@ func putReferrer(ctx context.Context, store *oci.Layout, subject oci.Descriptor,
 	if old, err := store.Tag(tag); err == nil {
 		b, err := store.ReadBlob(old)
 		if err != nil {
-			return "", err
+			return err
 		}
 		was, err := oci.ParseIndex(b)
 		if err != nil {
-			return "", err
+			return err
 		}
 		for _, d := range was.Manifests {
 			if d.ArtifactType != artifactType {
@@ -265,9 +333,9 @@ func putReferrer(ctx context.Context, store *oci.Layout, subject oci.Descriptor,
 	}
 	d, err := store.PutBytes(ocispec.MediaTypeImageIndex, mustLine(idx))
 	if err != nil {
-		return "", err
+		return err
 	}
-	return blob.Digest, store.SetTag(tag, d)
+	return store.SetTag(tag, d)
 }
 
 func userOf(s *project.Spec) string {
