@@ -55,7 +55,20 @@ var order = []room{
 	{"internal/inspect", "oci image elfclosure", "facts from an image's bytes: knows no project, so that anybody's image can be read, and judges nothing"},
 	{"internal/inspect/corpus", "oci image inspect", "bad and clean images for tests, by the rule that each breaks"},
 
-	{"internal/cli", "oci durable filetree progress project source/site source/fetch source/vault source/debfile source/deb source/npm source/gomod sandbox image build inspect", "wiring for a person at a terminal"},
+	{"internal/evidence/strictjson", "", "JSON that two programs cannot read in two ways: knows no document"},
+	{"internal/evidence", "oci evidence/strictjson", "statements and what they are about: text, which proves nothing"},
+	{"internal/evidence/vex", "oci evidence/strictjson", "one question about somebody's statement"},
+	{"internal/evidence/absence", "oci evidence/strictjson", "the form of a proof; who reads images and who judges stand beside it"},
+	{"internal/evidence/summary", "oci evidence evidence/strictjson", "the form of a verdict; the gate gives it"},
+	{"internal/evidence/origin", "oci build evidence", "why each file is there, as a claim"},
+	{"internal/evidence/provenance", "oci filetree project image build evidence evidence/strictjson", "the builder's record as SLSA provenance"},
+	{"internal/evidence/sbom", "oci filetree project build evidence evidence/strictjson", "the builder's record as bills of materials"},
+	{"internal/evidence/testresult", "oci project build evidence evidence/strictjson", "what test tools left, as totals"},
+	{"internal/evidence/known", "oci project build evidence evidence/origin evidence/provenance evidence/sbom evidence/testresult", "all that the builder can claim, in one place"},
+	{"internal/trust", "oci project evidence evidence/strictjson", "the only way from bytes to a claim: knows no registry, so that where a claim was found cannot matter"},
+	{"internal/trust/referrers", "oci image build evidence trust", "where claims are kept; what it finds nobody believes yet"},
+
+	{"internal/cli", "oci durable filetree progress project source/site source/fetch source/vault source/debfile source/deb source/npm source/gomod sandbox image build inspect evidence evidence/known evidence/provenance evidence/sbom evidence/summary evidence/testresult evidence/vex trust trust/referrers", "wiring for a person at a terminal"},
 	{"cmd/twinhull", "sandbox cli", "main: the sandbox's own processes first, then the command line"},
 }
 
@@ -67,6 +80,14 @@ var pure = []struct{ name, edges, why string }{
 	{"internal/project", "read.go lockread.go lockwrite.go", "parsing and checking must not depend on where they run"},
 	{"internal/source/xz", "", "a codec"},
 	{"internal/source/deb", "release.go fetch.go", "the same indexes must always resolve to the same set"},
+	{"internal/evidence/strictjson", "", "a reader of bytes"},
+	{"internal/evidence", "", "a statement depends on what it says"},
+	{"internal/evidence/vex", "", "whether a finding is silenced depends on documents and time given"},
+	{"internal/evidence/absence", "", "data"},
+	{"internal/evidence/summary", "", "whether a summary is accepted depends on what is expected, time included"},
+	{"internal/evidence/provenance", "", "equal builds have equal provenance"},
+	{"internal/evidence/sbom", "", "equal images have equal bills of materials"},
+	{"internal/evidence/testresult", "", "totals of what is given"},
 }
 
 // timeless are the packages that decide bits: no clock and no chance anywhere in

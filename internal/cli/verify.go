@@ -22,6 +22,7 @@ import (
 type claimRow struct {
 	Claim    string     `json:"claim"` // kind; of a claim that is not believed, what it says it is
 	Type     string     `json:"predicateType,omitempty"`
+	Media    []string   `json:"documents,omitempty"` // media types of the documents that it refers to
 	By       string     `json:"by,omitempty"`     // name in the trust policy
 	Signer   string     `json:"signer,omitempty"` // key or certificate
 	Signed   *time.Time `json:"signed,omitempty"`
@@ -192,7 +193,7 @@ func (c *claimed) rows(ctx context.Context, subject oci.Digest, p *trust.Policy,
 		}
 		if o.PredicateType() == evidence.TypeReference {
 			// A claim about a document that is not there is worth nothing.
-			if err := c.documents(ctx, subject, o); err != nil {
+			if row.Media, err = c.documents(ctx, subject, o); err != nil {
 				row.Verified, row.Why = false, err.Error()
 			}
 		}
@@ -212,17 +213,19 @@ func rank(kind string) int {
 	return i
 }
 
-func (c *claimed) documents(ctx context.Context, subject oci.Digest, o trust.Opened) error {
+// documents reads what a claim refers to and returns the media types.
+func (c *claimed) documents(ctx context.Context, subject oci.Digest, o trust.Opened) (media []string, _ error) {
 	r, err := evidence.ParseReference(o.Predicate())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, ref := range r.References {
+		media = append(media, ref.MediaType)
 		if _, err := referrers.Document(ctx, c.place, subject, ref); err != nil {
-			return fmt.Errorf("the claim is signed, but its document cannot be read: %w", err)
+			return media, fmt.Errorf("the claim is signed, but its document cannot be read: %w", err)
 		}
 	}
-	return nil
+	return media, nil
 }
 
 func printClaims(env *Env, reports []verifyReport) {
@@ -240,7 +243,11 @@ func printClaims(env *Env, reports []verifyReport) {
 			} else if row.About != r.Image {
 				verdict = "verified, about the index"
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", printable(row.Claim), printable(cmp.Or(row.By, "-")), printable(verdict), printable(row.Type))
+			what := row.Type
+			if len(row.Media) > 0 {
+				what = strings.Join(row.Media, ", ")
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", printable(row.Claim), printable(cmp.Or(row.By, "-")), printable(verdict), printable(what))
 		}
 		for _, k := range r.Missing {
 			fmt.Fprintf(t, "%s\t-\tmissing\t\n", k)
