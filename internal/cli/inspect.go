@@ -87,7 +87,9 @@ var toolRules = []string{inspect.RuleShell, inspect.RulePackageManager, inspect.
 // writeFacts prints facts for a person.
 func writeFacts(w io.Writer, f *inspect.Facts, all bool) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	row := func(k, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", k, printable(fmt.Sprintf(format, args...))) }
+	row := func(k, format string, args ...any) {
+		fmt.Fprintf(t, "%s\t%s\n", k, printable(fmt.Sprintf(format, args...)))
+	}
 	row("image", "%s", f.Digest)
 	row("platform", "%s", f.Platform)
 	switch {
