@@ -32,6 +32,7 @@ type secretRule struct {
 	shape    shape
 	literal  string // keyword as the expression has it, when case matters
 	precise  bool   // known by a form of its own, so that it is believed in dependencies too
+	before   int    // bytes before the secret that the expression may want
 	app      bool   // our own rules of files outside dependencies only
 	source   string
 	allow    []allowlist
@@ -142,14 +143,12 @@ var beginnings = map[string]struct {
 	"jwt":                                {17, true, false},
 	"square-access-token":                {22, true, false},
 	"authress-service-client-access-key": {5, true, false},
-	"sendgrid-api-token":                 {16, true, false},
 	"harness-api-key":                    {22, false, false},
 	"twilio-api-key":                     {32, false, false},
 	"facebook-page-access-token":         {100, true, false},
 	"npm-access-token":                   {36, true, false},
 	"octopus-deploy-api-key":             {26, true, true},
 	"stripe-access-token":                {10, true, false},
-	"grafana-cloud-api-token":            {20, true, false},
 }
 
 // begins judges a keyword by the rule's line in beginnings.
@@ -178,6 +177,10 @@ func (r *secretRule) begins(b []byte, start, end int) bool {
 	}
 	return n >= g.after
 }
+
+// valueRules look like an assignment whose keyword is not in the name but in
+// the value.
+var valueRules = map[string]bool{"lob-api-key": true, "lob-pub-api-key": true, "new-relic-browser-api-token": true, "new-relic-insert-key": true, "new-relic-user-api-key": true}
 
 // loadSecretRules reads the rules once. The expressions of a rule are compiled
 // when one of its keywords is first seen: most never are.
@@ -256,6 +259,9 @@ var loadSecretRules = sync.OnceValues(func() (*secretRules, error) {
 			r.shape = region
 		case strings.Contains(f.Regex, templateMark):
 			r.shape = assignment
+			if valueRules[f.ID] {
+				r.shape, r.before = around, 120
+			}
 		default:
 			r.precise = f.ID != "jwt" && f.ID != "jwt-base64" && len(r.keywords[0]) > 2
 			if !strings.HasPrefix(f.Regex, "(?i)") && len(r.keywords) == 1 {
@@ -472,10 +478,10 @@ func (t *textScan) look(b []byte, m textMatch) {
 			for hi < len(b) && hi-end < 2000 && isToken(b[hi]) {
 				hi++
 			}
-			if hi-lo < 14 {
+			if hi-lo < 12 {
 				continue
 			}
-			lo, hi = max(lo-8, 0), min(hi+8, len(b))
+			lo, hi = max(lo-8-r.before, 0), min(hi+8, len(b))
 		}
 		if t.last[i] >= t.base+int64(start) && r.shape == region {
 			continue // the window before has covered it
@@ -660,7 +666,7 @@ func assignedValue(b []byte, at int) (from, to int) {
 		i++
 	}
 	from = i
-	for i < len(b) && i-from < 400 && (isWord(b[i]) || b[i] == '.' || b[i] == '=' || b[i] == '-' || b[i] == '+' || b[i] == '/') {
+	for i < len(b) && i-from < 400 && isToken(b[i]) {
 		i++
 	}
 	if i-from < 8 {
@@ -680,8 +686,16 @@ func isWord(c byte) bool {
 func isSpace(c byte) bool { return c == ' ' || c >= '\t' && c <= '\r' }
 
 func isToken(c byte) bool {
-	return isWord(c) || strings.IndexByte("-.+/=~|%:@", c) >= 0
+	return tokenBytes[c]
 }
+
+// tokenBytes are what the values of gitleaks' rules are made of.
+var tokenBytes = func() (t [256]bool) {
+	for c := range 256 {
+		t[c] = isWord(byte(c)) || strings.IndexByte("-.+/=~|%:@!\\", byte(c)) >= 0
+	}
+	return t
+}()
 
 func hasDigitOrSymbol(b []byte) bool {
 	for _, c := range b {
