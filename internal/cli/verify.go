@@ -23,8 +23,8 @@ type claimRow struct {
 	Claim    string     `json:"claim"` // kind; of a claim that is not believed, what it says it is
 	Type     string     `json:"predicateType,omitempty"`
 	Media    []string   `json:"documents,omitempty"` // media types of the documents that it refers to
-	By       string     `json:"by,omitempty"`     // name in the trust policy
-	Signer   string     `json:"signer,omitempty"` // key or certificate
+	By       string     `json:"by,omitempty"`        // name in the trust policy
+	Signer   string     `json:"signer,omitempty"`    // key or certificate
 	Signed   *time.Time `json:"signed,omitempty"`
 	About    oci.Digest `json:"about"`
 	Verified bool       `json:"verified"`
