@@ -174,8 +174,9 @@ func TestPush(t *testing.T) {
 }
 
 // sharedLimit is how many percent of a production image may be sent after the
-// development image. The Go service is its own binary and little else.
-var sharedLimit = map[string]int64{"node-api": 15, "python-model": 15, "go-service": 100}
+// development image, with the documents that explain it. The Go service is its
+// own binary and little else: all that is new.
+var sharedLimit = map[string]int64{"node-api": 15, "python-model": 15, "go-service": 115}
 
 func mb(n int64) float64 { return float64(n) / 1e6 }
 
