@@ -31,7 +31,7 @@ func TestMaterialise(t *testing.T) {
 		set(entry("d/setuid", "s"), 0o4755, 0, 42, 3), set(entry("d/shut", "secret"), 0o000, 0, 0, 4), set(entry("d/soft", "-> /nowhere/at all"), 0o777, 0, 0, 5),
 		set(entry("shut", "/"), 0o000, 0, 0, 8), set(entry("shut/in", "in"), 0o400, 0, 0, 6), set(entry("sticky", "/"), 0o1777, 1000, 1000, 9), set(entry("z", "/"), 0o2775, 0, 5, 10),
 	}
-	for _, mask := range []int{0o000, 0o022, 0o077, 0o777} {
+	for _, mask := range []int{0o000, 0o022, 0o027, 0o077} {
 		dir := t.TempDir()
 		was := unix.Umask(mask)
 		err := materialise(t.Context(), dir, entries)

@@ -262,7 +262,7 @@ var withoutTrace = strings.Fields(`
 	ldconfig py3compile py3clean pycompile pyclean pypy3compile pypyclean py3versions
 	install-info update-info-dir mandb update-menus update-desktop-database update-mime update-icon-caches gtk-update-icon-cache
 	update-inetd remove-shell add-shell update-shells emacs-package-install emacs-package-remove
-	logger aa-enabled nscd error warn log_msg gettext`)
+	logger aa-enabled nscd telinit error warn log_msg gettext`)
 
 func has(c shellCommand, option string) bool {
 	for _, w := range c.words {
