@@ -59,7 +59,7 @@ not in one yet.
 Exits with 1 when a claim that --require names is missing or not verified.
 Claims that are not believed and not required do not matter: whoever may push may
 put some there.`,
-		Examples: "twinhull verify production --key release.pub\ntwinhull verify registry.example/shop/app:1.0 --trust trust.yaml --require signature,sbom,provenance",
+		Examples: "twinhull verify production --key release.pub\ntwinhull verify production --trust trust.yaml --require sbom,provenance",
 		Flags: func(f *pflag.FlagSet) {
 			f.StringVar(&policyFile, "trust", "", "trust policy `FILE`")
 			f.StringVar(&key, "key", "", "public key `FILE`: believe this key and nobody else")
