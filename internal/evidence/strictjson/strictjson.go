@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -64,99 +65,192 @@ func walk(data []byte, t reflect.Type, open bool, limit int) error {
 	if !utf8.Valid(data) {
 		return errors.New("not UTF-8")
 	}
+	// The standard scanner says first whether this is JSON at all; what follows
+	// only has to find its way in a text that is.
+	if !json.Valid(data) {
+		return invalid(data)
+	}
+	w := walker{data: data, open: open, known: map[reflect.Type]*shape{}}
+	w.space()
+	return w.value(t, 0)
+}
+
+// invalid words what the standard decoder dislikes.
+func invalid(data []byte) error {
+	var v any
 	d := json.NewDecoder(bytes.NewReader(data))
-	d.UseNumber()
-	w := walker{d, open}
-	if err := w.value(t, 0, ""); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return err
-	}
-	if _, err := d.Token(); err != io.EOF {
+	err := d.Decode(&v)
+	switch {
+	case err == nil:
 		return errors.New("more than one JSON value")
+	case errors.Is(err, io.EOF):
+		return io.ErrUnexpectedEOF
 	}
-	return nil
+	return err
 }
 
 type walker struct {
-	d    *json.Decoder
-	open bool
+	data  []byte // valid JSON
+	at    int
+	open  bool
+	known map[reflect.Type]*shape
+}
+
+// shape is what a type lets an object be.
+type shape struct {
+	names map[string]reflect.Type // of a struct
+	elem  reflect.Type            // of a map
+	fixed bool                    // names are all that there may be
+}
+
+func (w *walker) space() {
+	for w.at < len(w.data) {
+		switch w.data[w.at] {
+		case ' ', '\t', '\r', '\n':
+			w.at++
+		default:
+			return
+		}
+	}
 }
 
 // value reads one value and compares it with the type that it will be decoded
-// into; nil stands for any.
-func (w walker) value(t reflect.Type, depth int, at string) error {
+// into; nil stands for any. It begins and ends where no space is.
+func (w *walker) value(t reflect.Type, depth int) error {
 	if depth > maxDepth {
 		return fmt.Errorf("nested more than %d deep", maxDepth)
 	}
-	tok, err := w.d.Token()
-	if err != nil {
-		return err
-	}
-	t = deref(t)
-	switch tok {
-	case json.Delim('{'):
-		names, elem, known := fieldsOf(t)
-		seen := map[string]bool{}
-		for w.d.More() {
-			tok, err := w.d.Token()
-			if err != nil {
-				return err
-			}
-			name := tok.(string) // the decoder allows nothing else here
-			if seen[name] {
-				return fmt.Errorf("%s: duplicate name %q", place(at), clip(name))
-			}
-			seen[name] = true
-			next := elem
-			if known {
-				f, ok := names[name]
-				if !ok {
-					if err := w.unknown(names, name, at); err != nil {
-						return err
-					}
-				}
-				next = f
-			}
-			if err := w.value(next, depth+1, at+"."+clip(name)); err != nil {
-				return err
-			}
-		}
-	case json.Delim('['):
+	switch w.data[w.at] {
+	case '{':
+		return w.object(t, depth)
+	case '[':
+		t = deref(t)
 		var elem reflect.Type
 		if t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) {
 			elem = t.Elem()
 		}
-		for w.d.More() {
-			if err := w.value(elem, depth+1, at+"[]"); err != nil {
+		w.at++
+		w.space()
+		for w.data[w.at] != ']' {
+			if err := w.value(elem, depth+1); err != nil {
+				return inside(err, "[]")
+			}
+			w.comma()
+		}
+		w.at++
+	case '"':
+		w.text()
+	default: // a number or a word
+		for w.at < len(w.data) && !bytes.ContainsRune([]byte(" \t\r\n,]}"), rune(w.data[w.at])) {
+			w.at++
+		}
+	}
+	w.space()
+	return nil
+}
+
+// comma passes what stands between two members.
+func (w *walker) comma() {
+	if w.data[w.at] == ',' {
+		w.at++
+		w.space()
+	}
+}
+
+// text passes a string and returns it with its quotes.
+func (w *walker) text() (raw []byte, escaped bool) {
+	from := w.at
+	for w.at++; w.data[w.at] != '"'; w.at++ {
+		if w.data[w.at] == '\\' {
+			escaped = true
+			w.at++
+		}
+	}
+	w.at++
+	return w.data[from:w.at], escaped
+}
+
+func (w *walker) object(t reflect.Type, depth int) error {
+	s := w.shape(deref(t))
+	var few [12]string
+	seen := few[:0]
+	var many map[string]bool // of a large object
+	w.at++
+	w.space()
+	for w.data[w.at] != '}' {
+		raw, escaped := w.text()
+		name := string(raw[1 : len(raw)-1])
+		if escaped {
+			if err := json.Unmarshal(raw, &name); err != nil {
 				return err
 			}
 		}
-	default:
-		return nil
+		if many[name] || slices.Contains(seen, name) {
+			return fault("duplicate name %q", clip(name))
+		}
+		switch {
+		case many != nil:
+			many[name] = true
+		case len(seen) < cap(seen):
+			seen = append(seen, name)
+		default:
+			many = map[string]bool{name: true}
+			for _, n := range seen {
+				many[n] = true
+			}
+		}
+		next := s.elem
+		if s.fixed {
+			f, ok := s.names[name]
+			if !ok {
+				if err := w.unknown(s.names, name); err != nil {
+					return err
+				}
+			}
+			next = f
+		}
+		w.space()
+		w.at++ // the colon
+		w.space()
+		if err := w.value(next, depth+1); err != nil {
+			return inside(err, "."+clip(name))
+		}
+		w.comma()
 	}
-	_, err = w.d.Token() // the closing bracket
-	return err
+	w.at++
+	w.space()
+	return nil
 }
 
-func (w walker) unknown(names map[string]reflect.Type, name, at string) error {
+func (w *walker) unknown(names map[string]reflect.Type, name string) error {
 	for known := range names {
 		if strings.EqualFold(known, name) {
-			return fmt.Errorf("%s: name %q, want %q", place(at), clip(name), known)
+			return fault("name %q, want %q", clip(name), known)
 		}
 	}
 	if w.open {
 		return nil
 	}
-	return fmt.Errorf("%s: unknown name %q", place(at), clip(name))
+	return fault("unknown name %q", clip(name))
 }
 
-func place(at string) string {
-	if at == "" {
-		return "document"
+// faultError is an error that learns its place on the way out.
+type faultError struct{ at, what string }
+
+func (e *faultError) Error() string {
+	if e.at == "" {
+		return "document: " + e.what
 	}
-	return strings.TrimPrefix(at, ".")
+	return strings.TrimPrefix(e.at, ".") + ": " + e.what
+}
+
+func fault(format string, a ...any) error { return &faultError{what: fmt.Sprintf(format, a...)} }
+
+func inside(err error, step string) error {
+	if f, ok := err.(*faultError); ok {
+		f.at = step + f.at
+	}
+	return err
 }
 
 func clip(s string) string {
@@ -179,21 +273,22 @@ func deref(t reflect.Type) reflect.Type {
 	return t
 }
 
-// fieldsOf returns the names of a struct, or the element type of a map. known
-// is false when any name will do.
-func fieldsOf(t reflect.Type) (names map[string]reflect.Type, elem reflect.Type, known bool) {
-	if t == nil || reflect.PointerTo(t).Implements(jsonUnmarshaler) || reflect.PointerTo(t).Implements(textUnmarshaler) {
-		return nil, nil, false
+func (w *walker) shape(t reflect.Type) *shape {
+	if s, ok := w.known[t]; ok {
+		return s
 	}
-	switch t.Kind() {
-	case reflect.Map:
-		return nil, t.Elem(), false
-	case reflect.Struct:
-		names = map[string]reflect.Type{}
-		addFields(names, t)
-		return names, nil, true
+	s := &shape{}
+	if t != nil && !reflect.PointerTo(t).Implements(jsonUnmarshaler) && !reflect.PointerTo(t).Implements(textUnmarshaler) {
+		switch t.Kind() {
+		case reflect.Map:
+			s.elem = t.Elem()
+		case reflect.Struct:
+			s.names, s.fixed = map[string]reflect.Type{}, true
+			addFields(s.names, t)
+		}
 	}
-	return nil, nil, false
+	w.known[t] = s
+	return s
 }
 
 func addFields(names map[string]reflect.Type, t reflect.Type) {

@@ -2,8 +2,10 @@ package strictjson
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 type inner struct {
@@ -42,7 +44,11 @@ func TestUnmarshal(t *testing.T) {
 		{"not a number", `{"any":NaN}`, "invalid character"},
 		{"comment", `{/**/}`, "invalid character"},
 		{"not UTF-8", "{\"name\":\"\xff\"}", "UTF-8"},
-		{"deep", strings.Repeat("[", 100_000), "nested"},
+		{"deep", strings.Repeat("[", 5000) + strings.Repeat("]", 5000), "nested"},
+		{"very deep", strings.Repeat("[", 100_000), "exceeded max depth"},
+		{"many names", `{"map":{` + manyNames() + `"n7":{}}}`, `map: duplicate name "n7"`},
+		{"spaces", " {\n\t\"name\" : \"a\\\"b\" , \"list\" : [ ] , \"any\" : [ 1 , true , null , { } , -1e5 ] } \n", ""},
+		{"duplicate by surrogates", `{"any":{"\ud83d\ude00":1,"😀":2}}`, "duplicate"},
 		{"huge", `"` + strings.Repeat("a", MaxSize) + `"`, "at most"},
 		{"wrong type", `{"name":1}`, "cannot unmarshal"},
 	} {
@@ -53,6 +59,25 @@ func TestUnmarshal(t *testing.T) {
 				t.Errorf("got %v, want %q", err, c.wrong)
 			}
 		})
+	}
+}
+
+func manyNames() string {
+	var b strings.Builder
+	for i := range 40 {
+		fmt.Fprintf(&b, "\"n%d\":{},", i)
+	}
+	return b.String()
+}
+
+func BenchmarkUnmarshal(b *testing.B) {
+	doc := []byte(`{"list":[` + strings.Repeat(`{"a":"some text of a usual length"},`, 20_000) + `{"a":""}]}`)
+	b.SetBytes(int64(len(doc)))
+	for b.Loop() {
+		var v sample
+		if err := Unmarshal(doc, &v); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
@@ -88,6 +113,59 @@ func FuzzUnmarshal(f *testing.F) {
 		var w sample
 		if err := json.Unmarshal(b, &w); err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// duplicates is the same question asked of the standard library's tokens.
+func duplicates(d *json.Decoder, depth int) (twice, deep bool) {
+	tok, err := d.Token()
+	if err != nil {
+		return false, false
+	}
+	if depth > maxDepth {
+		return false, true
+	}
+	seen := map[string]bool{}
+	if tok != json.Delim('{') && tok != json.Delim('[') {
+		return false, false
+	}
+	for d.More() {
+		if tok == json.Delim('{') {
+			name, err := d.Token()
+			if err != nil {
+				return twice, deep
+			}
+			twice = twice || seen[name.(string)]
+			seen[name.(string)] = true
+		}
+		t, e := duplicates(d, depth+1)
+		twice, deep = twice || t, deep || e
+		if deep {
+			return twice, deep
+		}
+	}
+	_, _ = d.Token()
+	return twice, deep
+}
+
+func FuzzCheck(f *testing.F) {
+	for _, s := range []string{`{"a":{"b":1,"b":2}}`, `[{"a":1},{"a":"\u0061"}]`, `{"\u0061":1,"a":2}`, "{ \"a\" : [ ] }", `"\\"`, `{"":{},"\"":[]}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		err := Check(data)
+		if !json.Valid(data) || !utf8.Valid(data) {
+			if err == nil {
+				t.Fatal("accepted what is not JSON")
+			}
+			return
+		}
+		d := json.NewDecoder(strings.NewReader(string(data)))
+		d.UseNumber()
+		twice, deep := duplicates(d, 0)
+		if want := twice || deep; want != (err != nil) {
+			t.Fatalf("twice %v, deep %v: %v", twice, deep, err)
 		}
 	})
 }
