@@ -27,7 +27,7 @@ import (
 	"twinhull.dev/twinhull/internal/project"
 )
 
-// BuildType says how the parameters are to be read: doc/formats.md.
+// BuildType says how the parameters are to be read: doc/claims.md.
 const BuildType = "https://twinhull.dev/build/v1"
 
 // BuilderID is the builder when it runs under its user's own account. Whoever
