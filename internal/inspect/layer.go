@@ -160,6 +160,9 @@ func (s *summing) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// maxSparse is the largest file with holes that is read, in bytes.
+const maxSparse = 256 << 20
+
 // maxPath is longer than any path that a Linux kernel takes (PATH_MAX is 4096).
 const maxPath = 8192
 
@@ -269,8 +272,13 @@ func (w *worker) entry(l *layerScan, h *tar.Header, r io.Reader, opt scanOptions
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont:
 		e.typ = tar.TypeReg
-		if isSparse(h) && h.Size > 1<<30 {
+		// Asked before the bytes are read: a file with holes has a size that
+		// nobody had to store.
+		if isSparse(h) && h.Size > maxSparse {
 			return fmt.Errorf("a sparse file of %d bytes: %w", h.Size, image.ErrLimit)
+		}
+		if opt.limits.MaxBytes > 0 && l.bytes+h.Size > opt.limits.MaxBytes {
+			return fmt.Errorf("more than %d bytes of files: %w", opt.limits.MaxBytes, image.ErrLimit)
 		}
 		s := &summing{r: r}
 		if opt.sha256 {
@@ -303,9 +311,6 @@ func (w *worker) entry(l *layerScan, h *tar.Header, r io.Reader, opt scanOptions
 		}
 		l.files++
 		l.bytes += h.Size
-		if l.bytes > 0 && opt.limits.MaxBytes > 0 && l.bytes > opt.limits.MaxBytes {
-			return fmt.Errorf("more than %d bytes of files: %w", opt.limits.MaxBytes, image.ErrLimit)
-		}
 	case tar.TypeDir, tar.TypeFifo, tar.TypeChar, tar.TypeBlock:
 		e.size = 0
 	case tar.TypeSymlink:
