@@ -175,7 +175,7 @@ func (c *claimed) rawOrigins(ctx context.Context, env *Env, d oci.Digest) ([]byt
 		}
 		for _, m := range list {
 			if m.ArtifactType != build.OriginsType {
-				continue
+				continue // a layout's list always says what an entry is
 			}
 			raw, err := p.Read(ctx, m, oci.MaxManifest)
 			if err != nil {

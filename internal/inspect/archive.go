@@ -191,6 +191,9 @@ func (f *opened) compressed(kind string, source io.Reader, left *budget) error {
 	case bytes.HasPrefix(head, []byte("070701")), bytes.HasPrefix(head, []byte("070702")):
 		return f.cpio(out, left)
 	}
+	if isDependency(f.info.path) && isExample(f.info.path) && isText(head) {
+		return nil // a manual page or a list of changes: text that nothing is looked for in
+	}
 	name := path.Base(f.info.path)
 	name = strings.TrimSuffix(name, path.Ext(name))
 	return f.member(name, -1, f.info.mode, out, left)

@@ -93,6 +93,10 @@ func TestStepSeconds(t *testing.T) {
 	if got := stepSeconds(lines, "compile"); got != 6.5 {
 		t.Errorf("compile took %v", got)
 	}
+	each := []stamped{{1, "step compile-linux-amd64"}, {3, "step compile-linux-amd64: 2.0 s"}, {3, "step compile-linux-arm64"}, {4, "step compile-linux-arm64: 1.0 s"}}
+	if got := stepSeconds(each, "compile"); got != 3 {
+		t.Errorf("compile for two platforms took %v", got)
+	}
 	if got := stepSeconds(lines, "test"); got != 0 {
 		t.Errorf("a step that did not end took %v", got)
 	}

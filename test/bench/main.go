@@ -136,8 +136,8 @@ func (b *bench) prepare(root, tool, scratch, peers, only string) error {
 	if err := syscall.Statfs(b.scratch, &fs); err != nil {
 		return err
 	}
-	if free := int64(fs.Bavail) * fs.Bsize; free < 30<<30 {
-		return fmt.Errorf("%s has %d GB free: the benchmark writes about 25 GB, for it removes nothing before its end; say where with -scratch", b.scratch, free>>30)
+	if free := int64(fs.Bavail) * fs.Bsize; free < 16<<30 {
+		return fmt.Errorf("%s has %d GB free: the benchmark wants 16; say where with -scratch", b.scratch, free>>30)
 	}
 	// Tools that run as other users in namespaces of their own must get in.
 	return os.Chmod(b.scratch, 0o755)

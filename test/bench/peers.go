@@ -167,6 +167,9 @@ func (k *buildkit) socket() string { return "unix://" + filepath.Join(k.dir, "s"
 
 func (k *buildkit) fresh(ctx context.Context) error {
 	k.close()
+	if k.dir != "" {
+		emptyTree(k.dir)
+	}
 	k.n++
 	k.dir = k.b.path(fmt.Sprintf("bk%d", k.n))
 	if err := os.MkdirAll(k.dir, 0o700); err != nil {
@@ -336,6 +339,9 @@ func (h *buildah) args(args ...string) []string {
 
 func (h *buildah) fresh(ctx context.Context) error {
 	h.close()
+	if h.dir != "" {
+		emptyTree(h.dir)
+	}
 	h.n++
 	h.dir = h.b.path(fmt.Sprintf("bh%d", h.n))
 	if err := os.MkdirAll(h.dir, 0o755); err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 )
 
@@ -102,7 +103,8 @@ type lab struct {
 	same     *project // and without the tests: the same work as the peers
 	full     *project // as the example is
 	base     *project // the peers' base images
-	service  *project
+	service  *project // compiled only, as ko does
+	tested   *project // the tests run too
 	docker   []dockerfilePeer
 	ko       *ko
 	registry *registry
@@ -134,14 +136,21 @@ func (l *lab) setUp(ctx context.Context, alone bool) error {
 		name, example string
 		change        func(string) string
 		peers         bool
+		rows          []string // that need it
 	}{
-		{&l.node, "node", "node-api", one, false},
-		{&l.same, "node-compile-only", "node-api", func(s string) string { return withoutTests(one(s)) }, false},
-		{&l.full, "node-all-platforms", "node-api", func(s string) string { return s }, false},
-		{&l.base, "node-base", "node-api", func(s string) string { return baseOnly(one(s)) }, true},
-		{&l.service, "go", "go-service", one, false},
+		{&l.node, "node", "node-api", one, false,
+			[]string{"node.production.size", "node.production.cold", "node.development.cold", "node.unchanged", "node.line.tests", "node.push"}},
+		{&l.same, "node-compile-only", "node-api", func(s string) string { return withoutTests(one(s)) }, false,
+			[]string{"node.production.cold.same-work", "node.production.unpacked", "node.production.base-ready", "node.line", "reproducible"}},
+		{&l.full, "node-all-platforms", "node-api", func(s string) string { return s }, false,
+			[]string{"node.production.cold.all-platforms", "node.memory"}},
+		{&l.base, "node-base", "node-api", func(s string) string { return baseOnly(one(s)) }, true,
+			[]string{"node.production.cold.same-work", "node.production.base-ready", "node.unchanged", "node.line", "reproducible"}},
+		{&l.service, "go-compile-only", "go-service", func(s string) string { return withoutTests(one(s)) }, false,
+			[]string{"go.production.cold", "go.line", "reproducible"}},
+		{&l.tested, "go", "go-service", one, false, []string{"go.line.tests"}},
 	} {
-		if p.peers && alone {
+		if p.peers && alone || !slices.ContainsFunc(p.rows, l.wants) {
 			continue
 		}
 		var err error
@@ -161,19 +170,24 @@ func (l *lab) setUp(ctx context.Context, alone bool) error {
 		l.results.Skipped = append(l.results.Skipped, name+" is left out: "+first)
 		l.say("%s is left out: %v", name, err)
 	}
-	w, err := l.nodeWork()
-	if err != nil {
-		return err
+	if l.base != nil {
+		w, err := l.nodeWork()
+		if err != nil {
+			return err
+		}
+		if k, err := l.newBuildkit(ctx, w); err != nil {
+			skip("BuildKit", err)
+		} else {
+			l.docker = append(l.docker, k)
+		}
+		if h, err := l.newBuildah(ctx, w); err != nil {
+			skip("buildah", err)
+		} else {
+			l.docker = append(l.docker, h)
+		}
 	}
-	if k, err := l.newBuildkit(ctx, w); err != nil {
-		skip("BuildKit", err)
-	} else {
-		l.docker = append(l.docker, k)
-	}
-	if h, err := l.newBuildah(ctx, w); err != nil {
-		skip("buildah", err)
-	} else {
-		l.docker = append(l.docker, h)
+	if l.service == nil {
+		return nil
 	}
 	_, r, err := l.service.build(ctx, l.warm(), "production")
 	if err != nil {
@@ -270,6 +284,9 @@ func (l *lab) ours(p *project, s state, zones ...string) contender {
 	var cache string
 	return contender{
 		prepare: func(ctx context.Context, round int) error {
+			if cache != "" {
+				emptyTree(cache)
+			}
 			var err error
 			cache, err = l.cacheAt(ctx, p, s, zone)
 			return err
@@ -473,13 +490,7 @@ func (l *lab) line(ctx context.Context) error {
 		if _, _, err := l.same.build(ctx, cache, "production"); err != nil {
 			return err
 		}
-		all := []contender{{
-			prepare: func(ctx context.Context, round int) error { return changeLine(l.same.dir, round) },
-			run: func(ctx context.Context, round int) (built, error) {
-				o, r, err := l.same.build(ctx, cache, "production")
-				return built{outcome: o, digest: r.digest("production"), compile: stepSeconds(o.lines, "compile")}, err
-			},
-		}}
+		all := []contender{l.edited(l.same)}
 		for _, d := range l.docker {
 			all = append(all, contender{name: d.name(),
 				prepare: func(ctx context.Context, round int) error {
@@ -513,13 +524,7 @@ func (l *lab) line(ctx context.Context) error {
 		if _, _, err := l.node.build(ctx, cache, "production"); err != nil {
 			return err
 		}
-		got, err := l.race(ctx, "one line changed, with tests", l.rounds, contender{
-			prepare: func(ctx context.Context, round int) error { return changeLine(l.node.dir, round) },
-			run: func(ctx context.Context, round int) (built, error) {
-				o, _, err := l.node.build(ctx, cache, "production")
-				return built{outcome: o, compile: stepSeconds(o.lines, "compile") + stepSeconds(o.lines, "test")}, err
-			},
-		})
+		got, err := l.race(ctx, "one line changed, with tests", l.rounds, l.edited(l.node))
 		if err != nil {
 			return err
 		}
@@ -529,14 +534,21 @@ func (l *lab) line(ctx context.Context) error {
 	return nil
 }
 
+// edited is Twinhull's part of a race about one changed line.
+func (l *lab) edited(p *project) contender {
+	return contender{
+		prepare: func(ctx context.Context, round int) error { return changeLine(p.dir, round) },
+		run: func(ctx context.Context, round int) (built, error) {
+			o, r, err := p.build(ctx, l.warm(), "production")
+			return built{outcome: o, digest: r.digest("production"), compile: stepSeconds(o.lines, "compile") + stepSeconds(o.lines, "test")}, err
+		},
+	}
+}
+
 // goService is the Go example, beside ko.
 func (l *lab) goService(ctx context.Context) error {
-	ours := func(p *project, s state) contender {
-		c := l.ours(p, s, "production")
-		return c
-	}
 	if id := "go.production.cold"; l.wants(id) {
-		all := []contender{ours(l.service, inputs)}
+		all := []contender{l.ours(l.service, inputs, "production")}
 		if l.ko != nil {
 			all = append(all, contender{name: "ko",
 				prepare: func(ctx context.Context, round int) error {
@@ -552,20 +564,14 @@ func (l *lab) goService(ctx context.Context) error {
 		}
 		l.saw(id, got)
 		row := l.results.add(l.row(id, "go: production, cold", got, whole))
-		row.Notes = append(row.Notes, "both compile the standard library; Twinhull also unpacks the Go toolchain and runs the tests, ko uses the machine's Go and runs none")
+		row.Notes = append(row.Notes, "both compile the standard library; Twinhull also unpacks the Go toolchain and configures the tree that it runs in, ko uses the machine's Go")
 	}
 	if id := "go.line"; l.wants(id) {
 		cache := l.warm()
 		if _, _, err := l.service.build(ctx, cache, "production"); err != nil {
 			return err
 		}
-		all := []contender{{
-			prepare: func(ctx context.Context, round int) error { return changeLine(l.service.dir, round) },
-			run: func(ctx context.Context, round int) (built, error) {
-				o, _, err := l.service.build(ctx, cache, "production")
-				return built{outcome: o, compile: stepSeconds(o.lines, "compile") + stepSeconds(o.lines, "test")}, err
-			},
-		}}
+		all := []contender{l.edited(l.service)}
 		if l.ko != nil {
 			all = append(all, contender{name: "ko",
 				prepare: func(ctx context.Context, round int) error {
@@ -585,8 +591,19 @@ func (l *lab) goService(ctx context.Context) error {
 			return err
 		}
 		row := l.row(id, "go: one line changed, warm Go cache", got, whole)
-		row.Notes = append(row.Notes, fmt.Sprintf("Twinhull runs the tests too: compile and tests take %.2f s of it", median(each(got[""], func(r built) float64 { return r.compile }))))
+		row.Notes = append(row.Notes, fmt.Sprintf("go build itself takes %.2f s of it", median(each(got[""], func(r built) float64 { return r.compile }))))
 		l.results.add(row)
+	}
+	if id := "go.line.tests"; l.wants(id) {
+		if _, _, err := l.tested.build(ctx, l.warm(), "production"); err != nil {
+			return err
+		}
+		got, err := l.race(ctx, "go, one line changed, with tests", l.rounds, l.edited(l.tested))
+		if err != nil {
+			return err
+		}
+		l.results.add(l.row(id, "go: one line changed, tests run too", got, whole))
+		l.results.add(l.row(id+".beyond", "go: the same, beyond compile and tests", got, beyond))
 	}
 	return nil
 }

@@ -96,7 +96,13 @@ func run(ctx context.Context, c command) (outcome, error) {
 		}
 	}
 	if err != nil {
-		return o, fmt.Errorf("%s: %w\n%s", strings.Join(c.args, " "), err, tail(o.lines, 25))
+		last := ""
+		for _, l := range o.lines {
+			if strings.TrimSpace(l.text) != "" {
+				last = strings.TrimSpace(l.text)
+			}
+		}
+		return o, fmt.Errorf("%s: %w: %s\n    %s\n%s", filepath.Base(c.args[0]), err, last, strings.Join(c.args, " "), tail(o.lines, 25))
 	}
 	return o, nil
 }
@@ -255,6 +261,22 @@ func copyFile(from, to string) error {
 	}
 	_, err = io.Copy(out, in)
 	return errors.Join(err, out.Close())
+}
+
+// emptyTree gives back the space of a tree that is done with and keeps its
+// inodes: ext4 passes over inodes that were freed within the last minutes one by
+// one, so that whatever makes many files just after a removal spends seconds
+// looking for free ones. Files with other names elsewhere are left alone.
+func emptyTree(dir string) {
+	filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil
+		}
+		if fi, err := d.Info(); err == nil && fi.Sys().(*syscall.Stat_t).Nlink == 1 {
+			os.Truncate(p, 0)
+		}
+		return nil
+	})
 }
 
 // removeAll removes a tree whatever the modes of its folders are.

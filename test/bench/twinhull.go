@@ -76,11 +76,8 @@ const (
 )
 
 // cacheAt makes a cache in a state. It is given a folder of its own, and the
-// project has no images afterwards.
-//
-// Nothing large is removed before a clock starts: ext4 passes over inodes that
-// were freed within the last minutes one by one, so that a build just after a
-// removal spends seconds looking for free ones.
+// project has no images afterwards. See emptyTree for why nothing large is
+// removed before a clock starts.
 func (b *bench) cacheAt(ctx context.Context, p *project, s state, zone string) (string, error) {
 	b.caches++
 	dir := b.path(fmt.Sprintf("cache%d", b.caches))
@@ -180,21 +177,32 @@ func (r report) digest(zone string) string {
 }
 
 // stepSeconds is how long a step took, by the lines that the program prints
-// when it begins and ends one; 0 when it did not run.
+// when it begins and ends one; 0 when it did not run. A step that runs for each
+// platform has the platform behind its name.
 func stepSeconds(lines []stamped, step string) float64 {
-	began, ended := -1.0, -1.0
+	began, ended := map[string]float64{}, map[string]float64{}
 	for _, l := range lines {
-		switch {
-		case l.text == "step "+step:
-			began = l.at
-		case strings.HasPrefix(l.text, "step "+step+": "):
-			ended = l.at
+		text, ok := strings.CutPrefix(l.text, "step ")
+		if !ok {
+			continue
+		}
+		name, _, ending := strings.Cut(text, ": ")
+		if name != step && !strings.HasPrefix(name, step+"-linux-") {
+			continue
+		}
+		if ending {
+			ended[name] = l.at
+		} else {
+			began[name] = l.at
 		}
 	}
-	if began < 0 || ended < 0 {
-		return 0
+	var sum float64
+	for name, at := range ended {
+		if from, ok := began[name]; ok {
+			sum += at - from
+		}
 	}
-	return ended - began
+	return sum
 }
 
 // onePlatform reduces a project file to this machine's platform: the peers
