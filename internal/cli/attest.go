@@ -122,9 +122,13 @@ func (c *claimed) known(ctx context.Context, env *Env, d oci.Descriptor, kinds [
 	if err != nil {
 		return nil, err
 	}
-	layers, err := c.manifestLayers(ctx, d)
+	m, err := c.manifest(ctx, d)
 	if err != nil {
 		return nil, err
+	}
+	var layers []string
+	for _, l := range m.Layers {
+		layers = append(layers, l.MediaType)
 	}
 	cache, err := env.CacheDir()
 	if err != nil {

@@ -1,14 +1,15 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"path/filepath"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"twinhull.dev/twinhull/internal/build"
 	"twinhull.dev/twinhull/internal/evidence"
@@ -24,6 +25,7 @@ type claimed struct {
 	name       string // for people and for the subject's name
 	repository string // HOST/NAME; "" outside a registry
 	place      referrers.Place
+	remote     bool             // in a registry, where others may write too
 	root       oci.Descriptor   // what the argument names: an image or an index
 	images     []oci.Descriptor // the images of it, those of the platform that was asked for
 }
@@ -73,9 +75,6 @@ func openClaimed(ctx context.Context, env *Env, arg, repository string, plat oci
 		}
 		c.place = referrers.InLayout(store)
 		c.name = ref.Tag
-		if o, err := build.AllOrigins(store); err == nil && len(o) > 0 {
-			c.name = o[0].Name
-		}
 	case oci.RegistryRef:
 		var err error
 		if c.place, err = referrers.InRegistry(ref, referrers.RegistryOptions{}); err != nil {
@@ -90,7 +89,7 @@ func openClaimed(ctx context.Context, env *Env, arg, repository string, plat oci
 			return nil, err
 		}
 		c.root = oci.Descriptor{MediaType: string(got.MediaType), Digest: oci.Digest(got.Digest.String()), Size: got.Size}
-		c.name = ref.Host + "/" + ref.Name
+		c.name, c.remote = ref.Host+"/"+ref.Name, true
 		if c.repository == "" {
 			c.repository = c.name
 		}
@@ -102,6 +101,13 @@ func openClaimed(ctx context.Context, env *Env, arg, repository string, plat oci
 	}
 	if len(c.images) == 0 {
 		return nil, Refusedf("%s has no image for %s", arg, plat)
+	}
+	if !c.remote {
+		m, err := c.manifest(ctx, c.images[0])
+		if err != nil {
+			return nil, err
+		}
+		c.name = cmp.Or(m.Annotations[ocispec.AnnotationTitle], c.name)
 	}
 	return c, nil
 }
@@ -139,20 +145,12 @@ func (c *claimed) findImages(d oci.Descriptor, read func(oci.Descriptor) ([]byte
 }
 
 // manifest reads an image's manifest.
-func (c *claimed) manifestLayers(ctx context.Context, d oci.Descriptor) ([]string, error) {
+func (c *claimed) manifest(ctx context.Context, d oci.Descriptor) (ocispec.Manifest, error) {
 	raw, err := c.place.Read(ctx, d, oci.MaxManifest)
 	if err != nil {
-		return nil, err
+		return ocispec.Manifest{}, err
 	}
-	m, err := oci.ParseManifest(raw)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, l := range m.Layers {
-		out = append(out, l.MediaType)
-	}
-	return out, nil
+	return oci.ParseManifest(raw)
 }
 
 // rawOrigins finds an image's origins document. Only the project's own store is
@@ -165,7 +163,7 @@ func (c *claimed) rawOrigins(ctx context.Context, env *Env, d oci.Digest) ([]byt
 			places = append(places, referrers.InLayout(own))
 		}
 	}
-	if c.repository == "" || c.name != c.repository {
+	if !c.remote {
 		places = append(places, c.place)
 	}
 	for _, p := range places {
@@ -203,7 +201,7 @@ func (c *claimed) rawOrigins(ctx context.Context, env *Env, d oci.Digest) ([]byt
 // put signs a statement and stores the claim, unless the same key has made the
 // same claim already: statements about one build are the same bytes.
 func (c *claimed) put(ctx context.Context, env *Env, subject oci.Descriptor, signer trust.Signer, predicateType string, predicate any, doc *referrers.Blob) (fresh bool, err error) {
-	statement, err := evidence.New(path.Join(c.name), subject.Digest, predicateType, predicate)
+	statement, err := evidence.New(c.name, subject.Digest, predicateType, predicate)
 	if err != nil {
 		return false, err
 	}

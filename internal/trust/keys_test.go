@@ -36,8 +36,10 @@ func TestKeyFiles(t *testing.T) {
 		if !back.PublicKey().(interface{ Equal(crypto.PublicKey) bool }).Equal(k.PublicKey()) {
 			t.Error("another key came back")
 		}
-		if _, err := ReadKey(file, []byte("Secret")); !errors.Is(err, ErrPassword) {
-			t.Errorf("wrong password: %v", err)
+		if kind == ECDSA { // once: each password takes its time, by design
+			if _, err := ReadKey(file, []byte("Secret")); !errors.Is(err, ErrPassword) {
+				t.Errorf("wrong password: %v", err)
+			}
 		}
 		public, err := ReadPublic([]byte(publicPEM(t, k)))
 		if err != nil {

@@ -3,6 +3,7 @@ package testresult
 import (
 	"bufio"
 	"bytes"
+	"encoding/xml"
 	"errors"
 	"io"
 	"os"
@@ -129,12 +130,13 @@ func TestCoverage(t *testing.T) {
 }
 
 func TestHuge(t *testing.T) {
-	if testing.Short() {
-		t.Skip("reads 64 MiB")
-	}
-	big := io.MultiReader(strings.NewReader("<testsuite><!--"), io.LimitReader(zeros{}, maxReport), strings.NewReader("--></testsuite>"))
-	if _, err := JUnit(big); err == nil || !strings.Contains(err.Error(), "more than") {
+	const most = 1 << 16
+	big := io.MultiReader(strings.NewReader("<testsuite><!--"), io.LimitReader(zeros{}, most), strings.NewReader("--></testsuite>"))
+	if err := elements(big, most, func(int, xml.StartElement) error { return nil }, nil); err == nil || !strings.Contains(err.Error(), "more than") {
 		t.Errorf("huge XML: %v", err)
+	}
+	if _, err := ReadCoverage(make([]byte, maxReport+1)); err == nil || !strings.Contains(err.Error(), "at most") {
+		t.Errorf("huge coverage: %v", err)
 	}
 	if _, err := GoCover(io.MultiReader(strings.NewReader("mode: set\n"), io.LimitReader(zeros{}, 2<<20))); !errors.Is(err, bufio.ErrTooLong) {
 		t.Errorf("a long line: %v", err)
@@ -169,9 +171,9 @@ func TestMake(t *testing.T) {
 	junit := out("junit.xml", project.KindJUnit, "junit.xml", junitGood)
 	cover := out("coverage", project.KindCoverage, "coverage/lcov.info", lcovGood)
 	page := out("coverage", project.KindCoverage, "coverage/index.html", "<html></html>")
-	xml := out("coverage", project.KindCoverage, "coverage/zz.xml", coberturaGood)
+	again := out("coverage", project.KindCoverage, "coverage/zz.xml", coberturaGood)
 
-	p, err := Make(step(junit, page, cover, xml, out("dist", project.KindArtifact, "dist/a.js", "x")), open)
+	p, err := Make(step(junit, page, cover, again, out("dist", project.KindArtifact, "dist/a.js", "x")), open)
 	if err != nil {
 		t.Fatal(err)
 	}

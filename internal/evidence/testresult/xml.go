@@ -9,12 +9,12 @@ import (
 	"strings"
 )
 
-// elements walks the elements of an XML document. encoding/xml expands the five
+// elements walks the elements of an XML document of at most most bytes. encoding/xml expands the five
 // predefined entities and nothing else, so entities cannot multiply; a document
 // type that declares something is refused all the same, because a reader that
 // honours it would see another document.
-func elements(r io.Reader, start func(depth int, e xml.StartElement) error, end func(depth int, name string) error) error {
-	limited := &io.LimitedReader{R: r, N: maxReport + 1}
+func elements(r io.Reader, most int64, start func(depth int, e xml.StartElement) error, end func(depth int, name string) error) error {
+	limited := &io.LimitedReader{R: r, N: most + 1}
 	d := xml.NewDecoder(limited)
 	d.CharsetReader = func(charset string, in io.Reader) (io.Reader, error) {
 		switch strings.ToLower(charset) {
@@ -28,7 +28,7 @@ func elements(r io.Reader, start func(depth int, e xml.StartElement) error, end 
 	for {
 		tok, err := d.RawToken()
 		if limited.N <= 0 {
-			return fmt.Errorf("more than %d bytes", maxReport)
+			return fmt.Errorf("more than %d bytes", most)
 		}
 		if err == io.EOF {
 			switch {
@@ -115,7 +115,7 @@ func JUnit(r io.Reader) (Tests, error) {
 	inCase, failed, skipped, caseDepth := false, false, false, 0
 	name := ""
 	sawSuite := false
-	err := elements(r, func(depth int, e xml.StartElement) error {
+	err := elements(r, maxReport, func(depth int, e xml.StartElement) error {
 		if depth == 1 && e.Name.Local != "testsuites" && e.Name.Local != "testsuite" {
 			return fmt.Errorf("<%s> is no JUnit report: want <testsuites> or <testsuite>", clip(e.Name.Local))
 		}
@@ -221,7 +221,7 @@ func Cobertura(r io.Reader) (Coverage, error) {
 	var rootCovered, rootValid int64
 	var path []string
 	file := ""
-	err := elements(r, func(depth int, e xml.StartElement) error {
+	err := elements(r, maxReport, func(depth int, e xml.StartElement) error {
 		path = append(path[:depth-1], e.Name.Local)
 		if depth == 1 {
 			if e.Name.Local != "coverage" {
