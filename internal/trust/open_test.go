@@ -458,3 +458,21 @@ func FuzzReadPolicy(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkOpen(b *testing.B) {
+	k := newKey(b, ECDSA)
+	p, err := KeyPolicy(k.PublicKey())
+	if err != nil {
+		b.Fatal(err)
+	}
+	for name, size := range map[string]int{"signature": 0, "150 KB": 150_000} {
+		b.Run(name, func(b *testing.B) {
+			bundle := signed(b, k, production, evidence.TypeSignature, map[string]string{"x": strings.Repeat("x", size)})
+			for b.Loop() {
+				if _, err := Open(bundle, production, p, "", now); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
