@@ -247,6 +247,11 @@ func (s Statement) Kind() (Kind, error) {
 // carry such a time and are only worth something while fresh. The time is the
 // signer's word. ok is false when the predicate has no such time.
 func (s Statement) Time() (t time.Time, ok bool) {
+	switch s.PredicateType {
+	case TypeSummary, TypeVulns, TypeVulnsCosign, TypeProvenance, TypeAbsence:
+	default:
+		return time.Time{}, false
+	}
 	var p struct {
 		TimeVerified string `json:"timeVerified"` // verification summary
 		Metadata     struct {

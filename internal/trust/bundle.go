@@ -116,20 +116,23 @@ func parseBundle(data []byte) (*envelope, error) {
 	if len(data) > MaxBundle {
 		return nil, fmt.Errorf("bundle of %d bytes: at most %d are read", len(data), MaxBundle)
 	}
-	// The format first: what another version calls unknown or missing is best
-	// called another version.
-	var head struct {
-		MediaType string `json:"mediaType"`
-	}
-	if err := strictjson.UnmarshalOpen(data, &head); err != nil {
-		return nil, fmt.Errorf("bundle: %w", err)
-	}
-	if head.MediaType != BundleType {
-		return nil, fmt.Errorf("bundle has media type %q: only %q is read", head.MediaType, BundleType)
-	}
 	var w wireBundle
-	if err := strictjson.Unmarshal(data, &w); err != nil {
+	err := strictjson.Unmarshal(data, &w)
+	if err != nil {
+		// What another version calls unknown or missing is best called another
+		// version.
+		var head struct {
+			MediaType string `json:"mediaType"`
+		}
+		if strictjson.UnmarshalOpen(data, &head) == nil && head.MediaType != BundleType {
+			w.MediaType, err = head.MediaType, nil
+		}
+	}
+	if err != nil {
 		return nil, fmt.Errorf("bundle: %w", err)
+	}
+	if w.MediaType != BundleType {
+		return nil, fmt.Errorf("bundle has media type %q: only %q is read", clip(w.MediaType), BundleType)
 	}
 	switch m := w.VerificationMaterial; {
 	case len(w.MessageSignature) > 0:
