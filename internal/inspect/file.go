@@ -283,6 +283,9 @@ func (f *opened) textFile() error {
 	}
 	t := f.w.text
 	t.reset(f.info.path)
+	if t.skip {
+		return nil // tests, examples and documentation of dependencies
+	}
 	wide := len(head) >= 2 && (head[0] == 0xff && head[1] == 0xfe || head[0] == 0xfe && head[1] == 0xff)
 	const room = textBehind + textAhead
 	window, base, from := f.head, int64(0), 0
