@@ -28,12 +28,13 @@ const (
 	archiveRatio   = 1000 // from archiveFree on
 	archiveFree    = 64 << 20
 	xzBytes        = 128 << 20 // xz unpacks at some 25 MB/s
-	nestedZipLimit = 8 << 20
+	archiveDepth   = 5         // archives in archives; a jar in a zip in a tar.gz is three and a half
+	nestedWhole    = 8 << 20   // zip archives in archives up to this size are held whole
 )
 
 var errBound = errors.New("more than is looked into")
 
-// budget is what may still come out of an archive.
+// budget is what may still come out of an archive and of all archives in it.
 type budget struct {
 	bytes   int64
 	members int
@@ -57,12 +58,24 @@ func (r bounded) Read(p []byte) (int, error) {
 // archive looks into an archive. Failures are facts about it, not errors: the
 // layer goes on.
 func (f *opened) archive(kind string) error {
-	left := &budget{bytes: archiveBytes, members: archiveMembers}
+	left := f.w.left
+	if f.w.depth == 0 {
+		left = &budget{bytes: archiveBytes, members: archiveMembers}
+	}
+	if f.w.depth >= archiveDepth {
+		f.c.errs = append(f.c.errs, fmt.Sprintf("archives lie in archives more than %d deep", archiveDepth))
+		return nil
+	}
+	f.w.within(left)
 	source := &faulty{r: f.rest()}
 	var err error
 	switch kind {
 	case "zip":
-		b, whole, rerr := f.readAll(wholeLimit)
+		limit := wholeLimit
+		if f.w.depth > 0 {
+			limit = nestedWhole
+		}
+		b, whole, rerr := f.readAll(limit)
 		switch {
 		case rerr != nil:
 			return rerr
@@ -88,6 +101,28 @@ func (f *opened) archive(kind string) error {
 		f.c.errs = append(f.c.errs, fmt.Sprintf("%s archive is not wholly looked into: %v", kind, err))
 	}
 	return nil
+}
+
+// appended looks for a zip archive behind a program or a script, where
+// self-extracting archives and Python's zip applications have it. b is the whole
+// file.
+func (f *opened) appended(b []byte) {
+	const most = 22 + 65535 // the directory's end with the longest comment (APPNOTE.TXT 4.3.16)
+	tail := b[max(len(b)-most, 0):]
+	if i := bytes.LastIndex(tail, []byte("PK\x05\x06")); i < 0 || len(tail)-i < 22 || f.w.depth >= archiveDepth {
+		return
+	}
+	if _, err := zip.NewReader(bytes.NewReader(b), int64(len(b))); err != nil {
+		return // the four bytes were something else
+	}
+	left := f.w.left
+	if f.w.depth == 0 {
+		left = &budget{bytes: archiveBytes, members: archiveMembers}
+	}
+	f.w.within(left)
+	if err := f.zip(b, left); err != nil {
+		f.c.errs = append(f.c.errs, fmt.Sprintf("the zip archive at its end is not wholly looked into: %v", err))
+	}
 }
 
 // faulty remembers an error of the reader below, so that it is not taken for
@@ -155,32 +190,51 @@ func (f *opened) take(name string, c *content) {
 	}
 }
 
+// unpackers are the buffers and decompressors of a worker, made when they are
+// first needed: an image has thousands of small compressed files.
+type unpackers struct {
+	in, out *bufio.Reader
+	gzip    *gzip.Reader
+	zstd    *zstd.Decoder
+	flate   io.ReadCloser
+}
+
 // compressed unpacks a stream: an archive in it, or a single file.
 func (f *opened) compressed(kind string, source io.Reader, left *budget) error {
 	var r io.Reader
 	var err error
-	in := &counted{r: bufio.NewReaderSize(source, 64<<10)}
+	u := &f.w.unpack
+	if u.in == nil {
+		u.in, u.out = bufio.NewReaderSize(nil, 64<<10), bufio.NewReaderSize(nil, 64<<10)
+	}
+	count := &counted{r: source}
+	u.in.Reset(count)
 	switch kind {
 	case "gzip":
-		r, err = gzip.NewReader(in)
-	case "zstd":
-		var d *zstd.Decoder
-		d, err = zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(32<<20))
-		if err == nil {
-			defer d.Close()
-			r = d
+		if u.gzip == nil {
+			u.gzip = new(gzip.Reader)
 		}
+		err = u.gzip.Reset(u.in)
+		r = u.gzip
+	case "zstd":
+		if u.zstd == nil {
+			u.zstd, err = zstd.NewReader(u.in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(32<<20))
+		} else {
+			err = u.zstd.Reset(u.in)
+		}
+		r = u.zstd
 	case "xz":
-		left.bytes = xzBytes
-		r, err = xz.ReaderConfig{DictCap: 64 << 20}.NewReader(in)
+		left.bytes = min(left.bytes, xzBytes)
+		r, err = xz.ReaderConfig{DictCap: 64 << 20}.NewReader(u.in)
 	case "bzip2":
-		left.bytes = xzBytes
-		r = bzip2.NewReader(in)
+		left.bytes = min(left.bytes, xzBytes)
+		r = bzip2.NewReader(u.in)
 	}
 	if err != nil {
 		return err
 	}
-	out := bufio.NewReaderSize(&ratioReader{r: bounded{r, left}, in: in}, 64<<10)
+	out := u.out
+	out.Reset(&ratioReader{r: bounded{r, left}, in: count})
 	head, err := out.Peek(512)
 	if err != nil && err != io.EOF {
 		return err
@@ -200,7 +254,7 @@ func (f *opened) compressed(kind string, source io.Reader, left *budget) error {
 }
 
 type counted struct {
-	r *bufio.Reader
+	r io.Reader
 	n int64
 }
 
@@ -208,14 +262,6 @@ func (c *counted) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += int64(n)
 	return n, err
-}
-
-func (c *counted) ReadByte() (byte, error) {
-	b, err := c.r.ReadByte()
-	if err == nil {
-		c.n++
-	}
-	return b, err
 }
 
 type ratioReader struct {
@@ -306,6 +352,7 @@ func (f *opened) zip(b []byte, left *budget) error {
 	if err != nil {
 		return err
 	}
+	z.RegisterDecompressor(zip.Deflate, f.w.unpack.inflate)
 	var errs []error
 	for _, m := range z.File {
 		if m.FileInfo().IsDir() {
@@ -337,6 +384,16 @@ func (f *opened) zip(b []byte, left *budget) error {
 	}
 	f.jarName()
 	return errors.Join(errs...)
+}
+
+// inflate is the decompressor of zip archives; one member is open at a time.
+func (u *unpackers) inflate(r io.Reader) io.ReadCloser {
+	if u.flate == nil {
+		u.flate = flate.NewReader(r)
+	} else if err := u.flate.(flate.Resetter).Reset(r, nil); err != nil {
+		return flate.NewReader(r)
+	}
+	return io.NopCloser(u.flate)
 }
 
 // zipMember looks at a file of a zip archive, which may be a Java archive with
@@ -371,34 +428,6 @@ func (f *opened) jarName() {
 	if p, ok := jarFileName(path.Base(f.info.path)); ok {
 		f.c.pkgs = append(f.c.pkgs, p)
 	}
-}
-
-// nestedZip reads only what a Java archive inside another says of itself.
-func (f *opened) nestedZip() error {
-	b, whole, err := f.readAll(nestedZipLimit)
-	if err != nil || !whole {
-		return err
-	}
-	z, err := zip.NewReader(bytes.NewReader(b), int64(len(b)))
-	if err != nil {
-		return nil
-	}
-	for _, m := range z.File {
-		if !strings.HasPrefix(m.Name, "META-INF/maven/") || path.Base(m.Name) != "pom.properties" {
-			continue
-		}
-		r, err := m.Open()
-		if err != nil {
-			continue
-		}
-		text, err := io.ReadAll(io.LimitReader(r, 64<<10))
-		r.Close()
-		if p, ok := pomProperties(text); err == nil && ok {
-			f.c.pkgs = append(f.c.pkgs, p)
-		}
-	}
-	f.jarName()
-	return nil
 }
 
 // zipStream reads a zip archive too large to be held by its local headers

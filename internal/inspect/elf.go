@@ -98,9 +98,13 @@ func (f *opened) elfFile() error {
 		return err
 	} else if whole {
 		feed(b, 0)
+		f.appended(b)
 		at, size = bytes.NewReader(b), int64(len(b))
 	} else {
 		s := &sparse{}
+		if cap(f.w.whole) < sparseHead {
+			f.w.whole = make([]byte, 0, sparseHead)
+		}
 		s.parts = append(s.parts, part{off: 0, data: f.w.whole[:0], want: sparseHead})
 		for _, seg := range h.Segments {
 			switch {
@@ -120,18 +124,10 @@ func (f *opened) elfFile() error {
 			s.see(b, at)
 		}
 		if b != nil { // readAll has begun
-			see(bytes.Clone(b), 0)
 			read := int64(len(b))
-			for !f.ended {
-				buf := f.w.buf[textBehind+textAhead:]
-				n, err := io.ReadFull(f.r, buf)
-				if err == io.EOF || err == io.ErrUnexpectedEOF {
-					f.ended = true
-				} else if err != nil {
-					return err
-				}
-				see(buf[:n], read)
-				read += int64(n)
+			see(bytes.Clone(b), 0)
+			if err := f.streamFrom(read, func(b []byte, at int64) { see(b, at); read = at + int64(len(b)) }); err != nil {
+				return err
 			}
 			size = read
 		} else if err := f.stream(see); err != nil {

@@ -58,19 +58,29 @@ type fileInfo struct {
 
 // worker has the buffers and automata of one goroutine.
 type worker struct {
-	ctx   context.Context
-	buf   []byte // chunkSize + what the text scan wants to see again
-	whole []byte // grows up to wholeLimit
-	tools *toolScan
-	text  *textScan
-	rules *secretRules
-	inner *worker // for files inside archives; nil in an inner worker
+	ctx    context.Context
+	buf    []byte // chunkSize + what the text scan wants to see again
+	whole  []byte // grows up to wholeLimit
+	tools  *toolScan
+	text   *textScan
+	rules  *secretRules
+	unpack unpackers
+	inner  *worker // for files inside archives, made when it is needed
+	depth  int     // how many archives this worker's files lie in
+	left   *budget // of the archives that this worker's files lie in
 }
 
 func newWorker(ctx context.Context, rules *secretRules) *worker {
-	w := &worker{ctx: ctx, rules: rules, buf: make([]byte, textBehind+textAhead+chunkSize), tools: newToolScan(), text: newTextScan(rules)}
-	w.inner = &worker{ctx: ctx, rules: rules, buf: make([]byte, textBehind+textAhead+chunkSize), tools: newToolScan(), text: newTextScan(rules)}
-	return w
+	return &worker{ctx: ctx, rules: rules, buf: make([]byte, textBehind+textAhead+chunkSize), tools: newToolScan(), text: newTextScan(rules)}
+}
+
+// within makes the worker for files inside archives ready.
+func (w *worker) within(left *budget) {
+	if w.inner == nil {
+		w.inner = newWorker(w.ctx, w.rules)
+		w.inner.depth = w.depth + 1
+	}
+	w.inner.left = left
 }
 
 // file reads one file to its end. An error is of the reader; what is wrong with
@@ -137,6 +147,9 @@ func (f *opened) readAll(limit int) ([]byte, bool, error) {
 		return nil, false, nil
 	}
 	w := f.w
+	if size := int(f.info.size); size > cap(w.whole) {
+		w.whole = make([]byte, 0, size+size/8)
+	}
 	w.whole = append(w.whole[:0], f.head...)
 	for {
 		if len(w.whole) == cap(w.whole) {
@@ -172,12 +185,6 @@ func (f *opened) judge() error {
 		return f.database()
 	}
 	if kind := archiveKind(head); kind != "" {
-		if f.w.inner == nil { // one level deep
-			if kind == "zip" {
-				return f.nestedZip()
-			}
-			return nil
-		}
 		return f.archive(kind)
 	}
 	switch {
@@ -200,6 +207,18 @@ func (f *opened) judge() error {
 	}
 	if isText(head) {
 		return f.textFile()
+	}
+	if bytes.HasPrefix(head, []byte("#!")) && bytes.Contains(head, []byte("PK\x03\x04")) {
+		f.shebang()
+		b, whole, err := f.readAll(wholeLimit)
+		if err != nil {
+			return err
+		}
+		if whole {
+			f.appended(b)
+		} else {
+			f.c.errs = append(f.c.errs, "a script with an archive behind it, larger than is looked into")
+		}
 	}
 	return nil
 }
@@ -264,14 +283,7 @@ func isText(head []byte) bool {
 func (f *opened) textFile() error {
 	f.c.text = true
 	head := f.head
-	if bytes.HasPrefix(head, []byte("#!")) {
-		line, _, _ := bytes.Cut(head[2:min(len(head), 512)], []byte("\n"))
-		fields := strings.Fields(string(line))
-		if len(fields) > 0 {
-			f.c.interp = fields[0]
-			f.c.argv = strings.Join(fields[1:], " ")
-		}
-	}
+	f.shebang()
 	if bytes.HasPrefix(head, []byte("ref: refs/")) && path.Base(f.info.path) == "HEAD" && len(head) < 256 {
 		f.c.marks = append(f.c.marks, mark{rule: RuleVCS, subject: "git repository", detail: "the folder holds a git repository"})
 	}
@@ -314,6 +326,18 @@ func (f *opened) textFile() error {
 	return nil
 }
 
+// shebang reads the first line of a script.
+func (f *opened) shebang() {
+	if !bytes.HasPrefix(f.head, []byte("#!")) {
+		return
+	}
+	line, _, _ := bytes.Cut(f.head[2:min(len(f.head), 512)], []byte("\n"))
+	if fields := strings.Fields(string(line)); len(fields) > 0 {
+		f.c.interp = fields[0]
+		f.c.argv = strings.Join(fields[1:], " ")
+	}
+}
+
 // envSecrets reads NAME=VALUE lines.
 func envSecrets(b []byte) []secret {
 	var out []secret
@@ -335,18 +359,37 @@ func envSecrets(b []byte) []secret {
 
 // peFile looks for tools in a Windows executable, which .NET assemblies are.
 func (f *opened) peFile() error {
-	f.w.tools.reset()
-	if err := f.stream(func(b []byte, _ int64) { f.w.tools.feed(b) }); err != nil {
+	scan := f.w.tools
+	scan.reset()
+	b, whole, err := f.readAll(wholeLimit)
+	switch {
+	case err != nil:
 		return err
+	case whole:
+		scan.feed(b)
+		f.appended(b)
+	case b != nil: // longer than its header said
+		scan.feed(b)
+		if err := f.streamFrom(int64(len(b)), func(b []byte, _ int64) { scan.feed(b) }); err != nil {
+			return err
+		}
+	default:
+		if err := f.stream(func(b []byte, _ int64) { scan.feed(b) }); err != nil {
+			return err
+		}
 	}
-	f.c.tools = append(f.c.tools, f.w.tools.tools(nil, false)...)
+	f.c.tools = append(f.c.tools, scan.tools(nil, false)...)
 	return nil
 }
 
 // stream gives the whole file in chunks.
 func (f *opened) stream(see func(b []byte, at int64)) error {
 	see(f.head, 0)
-	at := int64(len(f.head))
+	return f.streamFrom(int64(len(f.head)), see)
+}
+
+// streamFrom gives what follows the first at bytes, which have been read.
+func (f *opened) streamFrom(at int64, see func(b []byte, at int64)) error {
 	buf := f.w.buf[textBehind+textAhead:]
 	for !f.ended {
 		n, err := io.ReadFull(f.r, buf)

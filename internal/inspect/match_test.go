@@ -40,6 +40,33 @@ func TestMatcher(t *testing.T) {
 	}
 }
 
+// TestMatcherLanes compares lanes with the plain form, in order.
+func TestMatcherLanes(t *testing.T) {
+	m := newMatcher([]string{"he", "she", "his", "hers", "\x00sh\x00", "aaa", "aa", "hersheheaaashehisxs"}, false)
+	rng := rand.New(rand.NewPCG(3, 4))
+	for _, n := range []int{lanes*laneMin - 1, lanes * laneMin, lanes*laneMin + 3, lanes * laneMost, 3*lanes*laneMost + 17} {
+		text := make([]byte, n)
+		for i := range text {
+			text[i] = "hersia\x00x"[rng.IntN(8)]
+		}
+		for range 30 { // across the borders of lanes, wherever they are
+			copy(text[rng.IntN(n-30):], "hersheheaaashehisxs")
+			copy(text[(n/lanes)*rng.IntN(lanes)+n/lanes-rng.IntN(20)-1:], "hersheheaaashehisxs")
+		}
+		type hit struct {
+			p   int32
+			end int
+		}
+		var got, want []hit
+		s := m.scan(0, text[:7], func(p int32, end int) { got = append(got, hit{p, end}) })
+		s = m.scan(s, text[7:], func(p int32, end int) { got = append(got, hit{p, end + 7}) })
+		w := m.scanOne(0, text, 0, func(p int32, end int) { want = append(want, hit{p, end}) })
+		if s != w || !slices.Equal(got, want) {
+			t.Fatalf("%d bytes: %d hits and state %d, want %d hits and state %d", n, len(got), s, len(want), w)
+		}
+	}
+}
+
 func TestMatcherFolds(t *testing.T) {
 	m := newMatcher([]string{"token", "-----begin"}, true)
 	var got []int32
