@@ -25,7 +25,8 @@ type ahead struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	group  sync.WaitGroup
-	begun  map[string]bool // by what was asked; used by the build's own goroutine only
+	mu     sync.Mutex
+	begun  map[string]bool // by what was asked
 }
 
 func newAhead(ctx context.Context, w *work) *ahead {
@@ -43,7 +44,12 @@ func (a *ahead) end() {
 // do runs f in the background, once for each name. On one processor there is
 // none to spare and nothing is done.
 func (a *ahead) do(name string, f func(ctx context.Context)) {
-	if a == nil || a.begun[name] || runtime.GOMAXPROCS(0) < 2 {
+	if a == nil || runtime.GOMAXPROCS(0) < 2 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.begun[name] {
 		return
 	}
 	a.begun[name] = true
@@ -51,10 +57,10 @@ func (a *ahead) do(name string, f func(ctx context.Context)) {
 }
 
 // apart is a copy of the builder for another goroutine: it shares what is safe
-// for several (vault, layer cache, progress) and opens everything else anew.
+// for several (vault, layer cache, project files, progress) and opens
+// everything else anew.
 func (b *Builder) apart() *Builder {
 	c := *b
-	c.ahead = nil
 	c.opened = map[string]*debfile.Package{}
 	c.binaries = map[oci.Digest]*elfFacts{}
 	c.extra = nil
@@ -81,6 +87,7 @@ func (b *Builder) workAhead(laid *root) {
 // layers of them.
 func (b *Builder) productionAhead(platforms []oci.Platform) {
 	c := b.apart()
+	c.ahead = nil
 	b.ahead.do("production", func(ctx context.Context) {
 		for _, plat := range platforms {
 			layers, err := c.sharedLayers(ctx, plat)
@@ -106,6 +113,7 @@ func (b *Builder) developmentAhead(r *root) {
 		}
 	}
 	c := b.apart()
+	c.ahead = nil
 	b.ahead.do("development", func(ctx context.Context) {
 		if err := c.keepGenerated(ctx, t); err != nil {
 			return

@@ -77,7 +77,7 @@ type Builder struct {
 	source   *source
 	dir      string // the project's folder
 	opened   map[string]*debfile.Package
-	extra    []StepRecord // steps that dependencies needed: install scripts
+	extra    []StepRecord // steps that the dependencies of the image at work needed: install scripts
 	fresh    map[Key]bool // steps that FreshSteps has run already
 	binaries map[oci.Digest]*elfFacts
 	layers   *image.Cache // opened by Build

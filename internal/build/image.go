@@ -146,9 +146,25 @@ func (b *Builder) description(zone oci.Zone, s *project.Spec, plat oci.Platform,
 	return d, nil
 }
 
-// finish writes an image of a complete tree, and the document that explains
-// it, into the store.
-func (b *Builder) finish(ctx context.Context, key Key, zone oci.Zone, s *project.Spec, plat oci.Platform, c *composed, layers []image.LayerSpec, closure *project.Closure, pkgs []project.Package, steps []StepRecord) (ImageReport, error) {
+// madeImage is an image in the store whose record is not complete: steps that
+// it holds nothing of, such as tests, may still run.
+type madeImage struct {
+	imageRecord
+	key Key
+
+	// Of an image that was not there before.
+	origins Origins
+	entries []*filetree.Entry
+}
+
+// imageRecord is what is kept of an image.
+type imageRecord struct {
+	ImageReport
+	Steps []oci.Digest // records that its origins tell of
+}
+
+// finish writes an image of a complete tree into the store.
+func (b *Builder) finish(ctx context.Context, key Key, zone oci.Zone, s *project.Spec, plat oci.Platform, c *composed, layers []image.LayerSpec, closure *project.Closure, pkgs []project.Package) (madeImage, error) {
 	labels := map[string]string{oci.ZoneKey: string(zone)}
 	for k, v := range s.Labels {
 		labels[k] = v
@@ -177,41 +193,96 @@ func (b *Builder) finish(ctx context.Context, key Key, zone oci.Zone, s *project
 	}
 	store, err := oci.CreateLayout(b.StoreDir())
 	if err != nil {
-		return ImageReport{}, err
+		return madeImage{}, err
 	}
 	ib := &image.Builder{Cache: b.layers, Store: store, Report: b.progress}
 	res, err := ib.Build(ctx, image.Spec{
 		Platform: plat, Zone: zone, Title: b.file.Name, Layers: layers, Config: cfg, Created: b.lock.AsOf,
 	})
 	if errors.Is(err, image.ErrCacheDamaged) {
-		return ImageReport{}, b.mend(c.tree, err)
+		return madeImage{}, b.mend(c.tree, err)
 	}
 	if err != nil {
-		return ImageReport{}, err
+		return madeImage{}, err
 	}
 	rep := ImageReport{Zone: zone, Platform: plat, Manifest: res.Manifest, Packages: len(pkgs), LeftOut: c.leftOut(), Notes: c.notes}
 	if closure != nil {
 		rep.Omissions = closure.Omitted
 	}
 	o := Origins{Version: 1, Image: res.Manifest.Digest, Name: b.file.Name, Zone: zone, Platform: plat, AsOf: b.lock.AsOf,
-		Project: b.lock.Project, Packages: pkgs, Omitted: rep.Omissions, Steps: steps, LeftOut: c.leftOut(), Kept: s.Keep, Notes: c.notes}
+		Project: b.lock.Project, Packages: pkgs, Omitted: rep.Omissions, Steps: b.extra, LeftOut: c.leftOut(), Kept: s.Keep, Notes: c.notes}
 	if o.Lock, err = b.vault.PutBytes(b.lock.Encode()); err != nil {
-		return rep, err
+		return madeImage{}, err
 	}
 	entries := c.tree.Sorted()
 	for _, e := range entries {
 		rep.Files++
 		rep.Unpacked += e.Size
 	}
-	doc, err := b.putOrigins(store, o, entries)
+	return madeImage{imageRecord: imageRecord{ImageReport: rep}, key: key, origins: o, entries: entries}, nil
+}
+
+// explainImage completes the record of an image with all steps that ran for it,
+// and writes the document that explains it, unless it is there and tells of the
+// same steps.
+func (b *Builder) explainImage(w *work, m madeImage, steps []StepRecord) (ImageReport, error) {
+	store, err := oci.CreateLayout(b.StoreDir())
 	if err != nil {
-		return rep, fmt.Errorf("writing the origins of the %s image: %w", zone, err)
+		return ImageReport{}, err
 	}
-	rep.Origins = doc.Digest
-	if err := putReferrer(store, res.Manifest, doc); err != nil {
-		return rep, err
+	if m.Zone == oci.Development {
+		held := w.heldSteps(oci.Development)
+		steps = slices.DeleteFunc(slices.Clone(steps), func(r StepRecord) bool { return !held[r.Step] })
 	}
-	return rep, b.cache.keep("images", key, rep)
+	var digests []oci.Digest
+	for _, r := range steps {
+		digests = append(digests, r.Digest)
+	}
+	rep := m.ImageReport
+	rep.Cached = false
+	var doc oci.Descriptor
+	switch {
+	case m.entries != nil:
+		m.origins.Steps = append(slices.Clone(steps), m.origins.Steps...)
+		doc, err = b.putOrigins(store, m.origins, m.entries)
+	case !slices.Equal(m.Steps, digests):
+		doc, err = b.renewOrigins(store, m, steps)
+	default:
+		return m.ImageReport, nil
+	}
+	if err == nil {
+		rep.Origins = doc.Digest
+		err = putReferrer(store, rep.Manifest, doc)
+	}
+	if err == nil {
+		err = b.cache.keep("images", m.key, imageRecord{rep, digests})
+	}
+	if err != nil {
+		return rep, fmt.Errorf("writing the origins of the %s image: %w", rep.Zone, err)
+	}
+	rep.Cached = m.Cached
+	return rep, nil
+}
+
+// renewOrigins writes the document of an image that was there before with the
+// records of other runs of its steps.
+func (b *Builder) renewOrigins(store *oci.Layout, m madeImage, steps []StepRecord) (oci.Descriptor, error) {
+	o, err := ReadOrigins(store, m.Manifest.Digest)
+	if err != nil {
+		return oci.Descriptor{}, err
+	}
+	// Install scripts are no steps of the project; what they left is as it was.
+	own := slices.DeleteFunc(o.Steps, func(r StepRecord) bool {
+		return slices.ContainsFunc(b.file.Build.Steps, func(s project.Step) bool { return s.Name == r.Step })
+	})
+	o.Steps = append(slices.Clone(steps), own...)
+	if o.Lock, err = b.vault.PutBytes(b.lock.Encode()); err != nil {
+		return oci.Descriptor{}, err
+	}
+	raw := mustLine(o)
+	d := digest.FromBytes(raw)
+	n, err := store.PutBlob(d, bytes.NewReader(raw))
+	return oci.Descriptor{MediaType: OriginsType, Digest: d, Size: n}, err
 }
 
 // mend removes the cache entries whose bytes are not what they were, so that
@@ -372,9 +443,9 @@ func (b *Builder) imageEnvironment(zone oci.Zone, s *project.Spec) map[string]st
 }
 
 // known looks an image up by its key.
-func (b *Builder) known(key Key) (ImageReport, bool) {
-	var rep ImageReport
-	if !b.cache.record("images", key, &rep) {
+func (b *Builder) known(key Key) (madeImage, bool) {
+	rep := madeImage{key: key}
+	if !b.cache.record("images", key, &rep.imageRecord) {
 		return rep, false
 	}
 	store, err := oci.OpenLayout(b.StoreDir())
@@ -459,42 +530,42 @@ func (b *Builder) developmentKey(r *root, shared []project.Package, steps []Step
 }
 
 // buildProduction makes or finds the production image of a platform.
-func (b *Builder) buildProduction(ctx context.Context, plat oci.Platform, steps []StepRecord, tools *root) (ImageReport, error) {
+func (b *Builder) buildProduction(ctx context.Context, plat oci.Platform, steps []StepRecord, tools *root) (madeImage, error) {
 	s := &b.file.Production
 	pkgs, closure, err := b.closure("production", plat)
 	if err != nil {
-		return ImageReport{}, err
+		return madeImage{}, err
 	}
 	key, err := b.productionKey(plat, pkgs, steps, tools)
 	if err != nil {
-		return ImageReport{}, err
+		return madeImage{}, err
 	}
 	if rep, ok := b.known(key); ok {
 		return rep, nil
 	}
+	b.extra = nil
 	up, err := b.open(ctx, pkgs)
 	if err != nil {
-		return ImageReport{}, err
+		return madeImage{}, err
 	}
 	var modules []*filetree.Entry
 	if n := s.Dependencies.NPM; n != nil {
 		if modules, err = b.npmEntries(ctx, n, plat, tools); err != nil {
-			return ImageReport{}, err
+			return madeImage{}, err
 		}
 		if modules, err = relocate(modules, n.Into); err != nil {
-			return ImageReport{}, err
+			return madeImage{}, err
 		}
 	}
 	c, err := b.compose(ctx, plat, up, modules, steps)
 	if err != nil {
-		return ImageReport{}, err
+		return madeImage{}, err
 	}
 	layers, err := image.PlanProduction(c.tree.Sorted(), image.PlanOptions{Source: b.sourceOf(), Codec: b.Codec})
 	if err != nil {
-		return ImageReport{}, err
+		return madeImage{}, err
 	}
-	all := append(append([]StepRecord{}, steps...), b.extra...)
-	return b.finish(ctx, key, oci.Production, s, plat, c, layers, closure, pkgs, all)
+	return b.finish(ctx, key, oci.Production, s, plat, c, layers, closure, pkgs)
 }
 
 // relocate moves entries below a folder of the image.
@@ -518,7 +589,7 @@ const developmentVersion = 2
 // buildDevelopment makes or finds the development image for this machine's
 // platform: its packages are configured by running their own scripts, which
 // needs the platform itself.
-func (b *Builder) buildDevelopment(ctx context.Context, r *root, steps []StepRecord) (ImageReport, error) {
+func (b *Builder) buildDevelopment(ctx context.Context, r *root, steps []StepRecord) (madeImage, error) {
 	s := &b.file.Development
 	prodPkgs, _, err := b.closure("production", r.plat)
 	if err != nil {
@@ -526,16 +597,17 @@ func (b *Builder) buildDevelopment(ctx context.Context, r *root, steps []StepRec
 	}
 	key, err := b.developmentKey(r, prodPkgs, steps)
 	if err != nil {
-		return ImageReport{}, err
+		return madeImage{}, err
 	}
 	if rep, ok := b.known(key); ok {
 		return rep, nil
 	}
+	b.extra = nil
 	if err := b.realise(ctx, r); err != nil {
-		return ImageReport{}, err
+		return madeImage{}, err
 	}
 	if err := b.layOut(ctx, r); err != nil {
-		return ImageReport{}, err
+		return madeImage{}, err
 	}
 	c := &composed{tree: r.tree()}
 	place := func(entries []*filetree.Entry) {
@@ -548,30 +620,30 @@ func (b *Builder) buildDevelopment(ctx context.Context, r *root, steps []StepRec
 	if n := s.Dependencies.NPM; n != nil {
 		modules, err := b.npmEntries(ctx, n, r.plat, r)
 		if err != nil {
-			return ImageReport{}, err
+			return madeImage{}, err
 		}
 		if modules, err = relocate(modules, n.Into); err != nil {
-			return ImageReport{}, err
+			return madeImage{}, err
 		}
 		place(modules)
 	}
 	if s.Dependencies.Go != nil {
 		modules, err := b.goModuleEntries()
 		if err != nil {
-			return ImageReport{}, err
+			return madeImage{}, err
 		}
 		place(modules)
 	}
 	for _, name := range sortedKeys(s.Artifacts) {
 		rec, output, err := findArtifact(steps, name, r.plat)
 		if err != nil {
-			return ImageReport{}, err
+			return madeImage{}, err
 		}
 		place(b.artifactEntries(rec, output, s.Artifacts[name]))
 	}
 	files, err := b.projectFiles(ctx, s.Files)
 	if err != nil {
-		return ImageReport{}, err
+		return madeImage{}, err
 	}
 	place(files)
 	g := generator{tree: c.tree, mtime: b.mtime()}
@@ -579,36 +651,36 @@ func (b *Builder) buildDevelopment(ctx context.Context, r *root, steps []StepRec
 		g.dir(w, 0o755, s.User.ID, s.User.GID, "workdir", "the working directory")
 	}
 	if err := b.developmentUser(c.tree); err != nil {
-		return ImageReport{}, err
+		return madeImage{}, err
 	}
 	if err := addParents(c.tree, b.mtime()); err != nil {
-		return ImageReport{}, err
+		return madeImage{}, err
 	}
 	if err := b.keepGenerated(ctx, c.tree); err != nil {
-		return ImageReport{}, err
+		return madeImage{}, err
 	}
 	if err := b.explainAll(c.tree); err != nil {
-		return ImageReport{}, err
+		return madeImage{}, err
 	}
 	var shared []image.LayerSpec
 	if len(prodPkgs) > 0 {
 		up, err := b.open(ctx, prodPkgs)
 		if err != nil {
-			return ImageReport{}, err
+			return madeImage{}, err
 		}
 		pc, err := b.sharedTree(up)
 		if err != nil {
-			return ImageReport{}, err
+			return madeImage{}, err
 		}
 		if shared, err = image.PlanProduction(pc.tree.Sorted(), image.PlanOptions{Source: b.sourceOf(), Codec: b.Codec}); err != nil {
-			return ImageReport{}, err
+			return madeImage{}, err
 		}
 	}
 	layers, err := image.PlanDevelopment(c.tree.Sorted(), shared, image.PlanOptions{Source: b.sourceOf(), Codec: b.Codec})
 	if err != nil {
-		return ImageReport{}, err
+		return madeImage{}, err
 	}
-	return b.finish(ctx, key, oci.Development, s, r.plat, c, layers, nil, r.pkgs, steps)
+	return b.finish(ctx, key, oci.Development, s, r.plat, c, layers, nil, r.pkgs)
 }
 
 // developmentUser adds the project's user to the accounts of the tree.

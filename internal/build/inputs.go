@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 	"unicode/utf8"
@@ -36,27 +37,17 @@ type InputFile struct {
 
 // source reads the files of a project, each once, and remembers their hashes
 // between runs by size, times and inode as git does. It sees neither what git
-// keeps for itself nor what Twinhull makes.
+// keeps for itself nor what Twinhull makes. It may be used by several
+// goroutines.
 type source struct {
+	mu    sync.Mutex // of all below that changes
 	dir   string
 	memo  map[string]memoEntry
 	fresh map[string]memoEntry
 	now   time.Time
-	files []string         // all project paths, sorted; nil before the first walk
-	shut  map[string]error // folders that could not be read
-	root  *os.Root         // of dir, opened when it is first needed
-}
-
-// open returns the project's folder as a root that links cannot lead out of.
-func (s *source) open() (*os.Root, error) {
-	if s.root == nil {
-		root, err := os.OpenRoot(s.dir)
-		if err != nil {
-			return nil, fmt.Errorf("the project's folder: %w", err)
-		}
-		s.root = root
-	}
-	return s.root, nil
+	files []string                 // all project paths, sorted; nil before the first walk
+	shut  map[string]error         // folders that could not be read
+	open  func() (*os.Root, error) // the project's folder as a root that links cannot lead out of
 }
 
 type memoEntry struct {
@@ -73,6 +64,13 @@ const stateDir = ".twinhull"
 
 func openSource(dir string, now time.Time) *source {
 	s := &source{dir: dir, memo: map[string]memoEntry{}, fresh: map[string]memoEntry{}, shut: map[string]error{}, now: now}
+	s.open = sync.OnceValues(func() (*os.Root, error) {
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			return nil, fmt.Errorf("the project's folder: %w", err)
+		}
+		return root, nil
+	})
 	if b, err := os.ReadFile(memoPath(dir)); err == nil {
 		_ = json.Unmarshal(b, &s.memo) // a damaged memory only costs hashing again
 	}
@@ -144,6 +142,8 @@ func (s *source) walk() error {
 // their paths. A pattern that names nothing is an error: it is misspelt, or
 // what it names has not been made.
 func (s *source) match(step string, patterns []string) ([]InputFile, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if err := s.walk(); err != nil {
 		return nil, err
 	}
@@ -159,7 +159,7 @@ func (s *source) match(step string, patterns []string) ([]InputFile, error) {
 	var out []InputFile
 	for _, p := range s.files {
 		if all.Match(p) {
-			f, err := s.file(p)
+			f, err := s.hashed(p)
 			if err != nil {
 				return nil, err
 			}
@@ -190,6 +190,12 @@ func (s *source) match(step string, patterns []string) ([]InputFile, error) {
 // file hashes one file of the project, or takes its hash from memory. A path
 // that leads out of the project through links is refused.
 func (s *source) file(rel string) (InputFile, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hashed(rel)
+}
+
+func (s *source) hashed(rel string) (InputFile, error) {
 	if !utf8.ValidString(rel) {
 		return InputFile{}, fmt.Errorf("%q: its name is not UTF-8, so that no record could name it: rename it", rel)
 	}
@@ -290,6 +296,8 @@ func readProjectFile(dir, rel string) ([]byte, error) {
 
 // tree lists a file, or every file below a folder, of the project.
 func (s *source) tree(rel string) ([]InputFile, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	root, err := s.open()
 	if err != nil {
 		return nil, err
@@ -307,7 +315,7 @@ func (s *source) tree(rel string) ([]InputFile, error) {
 		var out []InputFile
 		for _, p := range s.files {
 			if strings.HasPrefix(p, rel+"/") {
-				f, err := s.file(p)
+				f, err := s.hashed(p)
 				if err != nil {
 					return nil, err
 				}
@@ -319,7 +327,7 @@ func (s *source) tree(rel string) ([]InputFile, error) {
 		}
 		return out, nil
 	}
-	f, err := s.file(rel)
+	f, err := s.hashed(rel)
 	if err != nil {
 		return nil, err
 	}

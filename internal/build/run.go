@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -56,31 +57,88 @@ func (b *Builder) build(ctx context.Context, zones []oci.Zone) (*Report, error) 
 	}
 	b.ahead = newAhead(ctx, w)
 	defer b.ahead.end()
-	steps, err := b.runSteps(ctx, w)
+	made, checks := w.divide()
+	var deps []depTree
+	if len(w.steps) > 0 {
+		if deps, err = b.stepDeps(w.tools); err != nil {
+			return nil, err
+		}
+	}
+	steps, _, err := b.runSteps(ctx, w, made, nil, deps, false)
 	if err != nil {
 		return nil, err
 	}
-	rep := &Report{Steps: steps}
+	all, images, err := b.assemble(ctx, w, steps, checks, deps)
+	if err != nil {
+		return nil, err
+	}
+	rep := &Report{Steps: all}
 	byZone := map[oci.Zone][]image.Result{}
-	for _, zone := range zones {
-		for _, plat := range w.platforms(zone) {
-			var r ImageReport
-			if zone == oci.Production {
-				r, err = b.buildProduction(ctx, plat, steps, w.tools)
-			} else {
-				r, err = b.buildDevelopment(ctx, w.development, steps)
-			}
-			if err != nil {
-				return nil, err
-			}
-			rep.Images = append(rep.Images, r)
-			byZone[zone] = append(byZone[zone], image.Result{Zone: zone, Manifest: r.Manifest})
+	for _, m := range images {
+		r, err := b.explainImage(w, m, all)
+		if err != nil {
+			return nil, err
 		}
+		rep.Images = append(rep.Images, r)
+		byZone[r.Zone] = append(byZone[r.Zone], image.Result{Zone: r.Zone, Manifest: r.Manifest})
 	}
 	if err := b.tag(ctx, byZone); err != nil {
 		return nil, err
 	}
 	return rep, b.source.save()
+}
+
+// assemble makes the images while it runs the steps that no image holds
+// anything of: tests, as a rule. Nothing is named before all of them have
+// passed.
+func (b *Builder) assemble(ctx context.Context, w *work, steps []StepRecord, checks []stepRun, deps []depTree) ([]StepRecord, []madeImage, error) {
+	all, checks, err := b.runSteps(ctx, w, checks, steps, deps, true)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(checks) > 0 {
+		// What steps run over is made by one goroutine, and then only read.
+		if err := b.ready(ctx, w.tools, deps); err != nil {
+			return nil, nil, err
+		}
+	}
+	if b.ShellOnFailure != nil { // the terminal may be the step's
+		if all, _, err = b.runSteps(ctx, w, checks, all, deps, false); err != nil {
+			return nil, nil, err
+		}
+		checks = nil
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		var err error
+		all, _, err = b.runSteps(ctx, w, checks, all, deps, false)
+		return err
+	})
+	var images []madeImage
+	c := b
+	if len(checks) > 0 {
+		c = b.apart()
+	}
+	g.Go(func() error {
+		for _, zone := range w.zones {
+			for _, plat := range w.platforms(zone) {
+				var m madeImage
+				var err error
+				if zone == oci.Production {
+					m, err = c.buildProduction(ctx, plat, steps, w.tools)
+				} else {
+					m, err = c.buildDevelopment(ctx, w.development, steps)
+				}
+				if err != nil {
+					return err
+				}
+				images = append(images, m)
+			}
+		}
+		return nil
+	})
+	err = g.Wait()
+	return all, images, err
 }
 
 // begin takes what a build needs to itself: the project's turn, and the vault
@@ -250,49 +308,63 @@ func orderSteps(steps []project.Step) []project.Step {
 	return out
 }
 
-// runSteps runs what was not run before. A build of development alone runs
-// only what the development image holds.
-func (b *Builder) runSteps(ctx context.Context, w *work) ([]StepRecord, error) {
-	var records []StepRecord
-	if len(w.steps) == 0 {
-		return nil, nil
-	}
-	needed := w.neededSteps()
-	deps, err := b.stepDeps(w.tools)
-	if err != nil {
-		return nil, err
-	}
+// stepRun is one run of a step.
+type stepRun struct {
+	step project.Step
+	plat oci.Platform // zero for this machine
+}
+
+// divide lists the runs that the zones need: those whose artifacts an image
+// holds, with all that they follow, and the others.
+func (w *work) divide() (made, checks []stepRun) {
+	needed, held := w.neededSteps(), w.heldSteps(w.zones...)
 	for _, s := range w.steps {
-		if !needed[s.Name] {
-			continue
-		}
 		for _, plat := range w.stepPlatforms(s) {
-			sw, err := b.prepareStep(s, plat, w.tools, deps, records)
-			if err != nil {
-				return nil, err
+			switch {
+			case held[s.Name]:
+				made = append(made, stepRun{s, plat})
+			case needed[s.Name]:
+				checks = append(checks, stepRun{s, plat})
 			}
-			rec, ok := b.stepKnown(sw)
-			if !ok || b.FreshSteps && !b.fresh[sw.record.Key] {
-				if err := b.ready(ctx, w.tools, deps); err != nil {
-					return nil, err
-				}
-				before := rec
-				b.workAhead(nil)
-				if rec, err = b.runStep(ctx, sw, w.tools); err != nil {
-					return nil, err
-				}
-				b.fresh[rec.Key] = true
-				if ok {
-					b.compare(before, rec)
-				}
-			}
-			if err := b.placeReports(rec); err != nil {
-				return nil, err
-			}
-			records = append(records, rec)
 		}
 	}
-	return records, nil
+	return made, checks
+}
+
+// runSteps runs what was not run before, and adds the records to those of
+// earlier steps. With known it stops at the first that must run, and returns
+// what is left to do.
+func (b *Builder) runSteps(ctx context.Context, w *work, runs []stepRun, records []StepRecord, deps []depTree, known bool) ([]StepRecord, []stepRun, error) {
+	records = slices.Clone(records)
+	for i, run := range runs {
+		sw, err := b.prepareStep(run.step, run.plat, w.tools, deps, records)
+		if err != nil {
+			return nil, nil, err
+		}
+		rec, ok := b.stepKnown(sw)
+		if !ok || b.FreshSteps && !b.fresh[sw.record.Key] {
+			if known {
+				return records, runs[i:], nil
+			}
+			if err := b.ready(ctx, w.tools, deps); err != nil {
+				return nil, nil, err
+			}
+			before := rec
+			b.workAhead(nil)
+			if rec, err = b.runStep(ctx, sw, w.tools); err != nil {
+				return nil, nil, err
+			}
+			b.fresh[rec.Key] = true
+			if ok {
+				b.compare(before, rec)
+			}
+		}
+		if err := b.placeReports(rec); err != nil {
+			return nil, nil, err
+		}
+		records = append(records, rec)
+	}
+	return records, nil, nil
 }
 
 // ready makes what steps run over: the configured tree and the dependencies.
@@ -340,23 +412,28 @@ func (b *Builder) compare(before, after StepRecord) {
 // neededSteps are those whose outputs a zone's image or record needs: all of
 // them for production, for tests and coverage are part of its record.
 func (w *work) neededSteps() map[string]bool {
-	needed := map[string]bool{}
-	for _, z := range w.zones {
-		if z == oci.Production {
-			for _, s := range w.steps {
-				needed[s.Name] = true
-			}
-			return needed
+	if slices.Contains(w.zones, oci.Production) {
+		needed := map[string]bool{}
+		for _, s := range w.steps {
+			needed[s.Name] = true
 		}
+		return needed
 	}
+	return w.heldSteps(w.zones...)
+}
+
+// heldSteps are those whose artifacts the zones' images hold, and those that
+// they follow.
+func (w *work) heldSteps(zones ...oci.Zone) map[string]bool {
+	held := map[string]bool{}
 	var add func(name string)
 	add = func(name string) {
-		if needed[name] {
+		if held[name] {
 			return
 		}
 		for _, s := range w.steps {
 			if s.Name == name {
-				needed[name] = true
+				held[name] = true
 				for _, a := range s.After {
 					before, _, _ := strings.Cut(a, ":")
 					add(before)
@@ -364,17 +441,23 @@ func (w *work) neededSteps() map[string]bool {
 			}
 		}
 	}
-	for artifact := range w.b.file.Development.Artifacts {
-		step, _, qualified := strings.Cut(artifact, ":")
-		for _, s := range w.steps {
-			for _, o := range s.Outputs {
-				if qualified && s.Name == step || !qualified && o.Path == artifact {
-					add(s.Name)
+	for _, z := range zones {
+		spec := &w.b.file.Production
+		if z == oci.Development {
+			spec = &w.b.file.Development
+		}
+		for artifact := range spec.Artifacts {
+			step, _, qualified := strings.Cut(artifact, ":")
+			for _, s := range w.steps {
+				for _, o := range s.Outputs {
+					if qualified && s.Name == step || !qualified && o.Path == artifact {
+						add(s.Name)
+					}
 				}
 			}
 		}
 	}
-	return needed
+	return held
 }
 
 // placeReports puts test results and coverage where people look for them.

@@ -33,8 +33,10 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	code := m.Run()
-	if base.dir != "" {
-		_ = RemoveAll(base.dir)
+	for _, dir := range []string{base.dir, plain.dir} {
+		if dir != "" {
+			_ = RemoveAll(dir)
+		}
 	}
 	os.Exit(code)
 }
@@ -54,6 +56,38 @@ func lower(t testing.TB) string {
 		t.Fatal(base.err)
 	}
 	return base.dir
+}
+
+var plain struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// plainBinary returns these tests without the race detector.
+func plainBinary(t testing.TB) string {
+	t.Helper()
+	if !raceDetector {
+		exe, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return exe
+	}
+	plain.once.Do(func() {
+		if plain.dir, plain.err = os.MkdirTemp("", "twinhull-plain-"); plain.err != nil {
+			return
+		}
+		cmd := exec.Command("go", "test", "-c", "-o", plain.dir+"/sandbox.test", ".")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			plain.err = fmt.Errorf("%w\n%s", err, out)
+		}
+	})
+	if plain.err != nil {
+		t.Fatal(plain.err)
+	}
+	return plain.dir + "/sandbox.test"
 }
 
 func makeBase() (string, error) {
@@ -197,11 +231,7 @@ func TestAsOrdinaryUser(t *testing.T) {
 		t.Skip("short")
 	}
 	dir := tempDir(t)
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := copyFile(exe, filepath.Join(dir, "sandbox.test")); err != nil {
+	if err := copyFile(plainBinary(t), filepath.Join(dir, "sandbox.test")); err != nil {
 		t.Fatal(err)
 	}
 	work := filepath.Join(dir, "tmp")
