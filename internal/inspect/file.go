@@ -65,9 +65,10 @@ type worker struct {
 	text   *textScan
 	rules  *secretRules
 	unpack unpackers
-	inner  *worker // for files inside archives, made when it is needed
-	depth  int     // how many archives this worker's files lie in
-	left   *budget // of the archives that this worker's files lie in
+	ahead  [][]byte // buffers of readAhead
+	inner  *worker  // for files inside archives, made when it is needed
+	depth  int      // how many archives this worker's files lie in
+	left   *budget  // of the archives that this worker's files lie in
 }
 
 func newWorker(ctx context.Context, rules *secretRules) *worker {

@@ -78,11 +78,16 @@ type chunk struct {
 	err error
 }
 
-func newReadAhead(ctx context.Context, r io.Reader) *readAhead {
+// aheadBuffers of chunkSize bytes are between the two goroutines of a worker.
+const aheadBuffers = 6
+
+// newReadAhead reads r ahead into buffers, which belong to it until it is
+// closed.
+func newReadAhead(ctx context.Context, r io.Reader, buffers [][]byte) *readAhead {
 	ctx, cancel := context.WithCancel(ctx)
-	a := &readAhead{ch: make(chan chunk, 4), free: make(chan []byte, 8), cancel: cancel}
-	for range 6 {
-		a.free <- make([]byte, chunkSize)
+	a := &readAhead{ch: make(chan chunk, len(buffers)), free: make(chan []byte, len(buffers)), cancel: cancel}
+	for _, b := range buffers {
+		a.free <- b
 	}
 	go func() {
 		defer close(a.ch)
@@ -176,7 +181,12 @@ func (w *worker) scanLayer(img *image.Image, n int, opt scanOptions, count func(
 		return l
 	}
 	defer rc.Close()
-	ahead := newReadAhead(w.ctx, rc)
+	if w.ahead == nil {
+		for range aheadBuffers {
+			w.ahead = append(w.ahead, make([]byte, chunkSize))
+		}
+	}
+	ahead := newReadAhead(w.ctx, rc, w.ahead)
 	defer ahead.close()
 	l.err = w.scanTar(l, ahead, opt, count)
 	l.unpacked = ahead.n

@@ -53,7 +53,16 @@ type leftover struct {
 
 // caches are folders that package managers keep for themselves: part of a path
 // between slashes, and what it belongs to.
-var caches = []struct{ folder, subject string }{
+var caches = func() (list []cache) {
+	for _, c := range cacheFolders {
+		list = append(list, cache{c.folder, c.subject, "/" + c.folder + "/"})
+	}
+	return list
+}()
+
+type cache struct{ folder, subject, slashed string }
+
+var cacheFolders = []struct{ folder, subject string }{
 	{"_cacache", "npm cache"}, {".npm/_logs", "npm logs"}, {".cache/pip", "pip cache"}, {".cache/yarn", "yarn cache"}, {".yarn/cache", "yarn cache"}, {".cache/pnpm", "pnpm cache"}, {".pnpm-store", "pnpm store"}, {".local/share/pnpm/store", "pnpm store"},
 	{".cache/go-build", "go build cache"}, {"go/pkg/mod/cache", "go module cache"}, {".cargo/registry", "cargo registry"}, {".cargo/git", "cargo registry"}, {".composer/cache", "composer cache"}, {".cache/composer", "composer cache"},
 	{".m2/repository", "maven repository"}, {".gradle/caches", "gradle cache"}, {".gem/specs", "gem cache"}, {".bundle/cache", "bundler cache"}, {".cache/uv", "uv cache"}, {".cache/pypoetry", "poetry cache"}, {".conda/pkgs", "conda cache"}, {".cache/corepack", "corepack cache"}, {".cache/node/corepack", "corepack cache"}, {".node-gyp", "node-gyp cache"}, {".cache/node-gyp", "node-gyp cache"},
@@ -65,39 +74,71 @@ var lockFiles = map[string]bool{
 	"Cargo.lock": true, "composer.lock": true, "go.sum": true, "gradle.lockfile": true, "mix.lock": true, "Package.resolved": true, "packages.lock.json": true, "twinhull.lock": true,
 }
 
-var buildLogs = regexp.MustCompile(`^(?:npm-debug\.log.*|yarn-(?:debug|error)\.log.*|pnpm-debug\.log.*|lerna-debug\.log.*|config\.log|config\.status|CMakeCache\.txt|CMakeError\.log|CMakeOutput\.log|build\.log|\.ninja_log|\.ninja_deps|tsconfig.*\.tsbuildinfo|.*\.tsbuildinfo|pip-log\.txt|gem_make\.out|mkmf\.log|hs_err_pid.*\.log)$`)
+var buildLogs = regexp.MustCompile(`^(?:(?:npm-debug|yarn-debug|yarn-error|pnpm-debug|lerna-debug)\.log.*|hs_err_pid.*\.log)$`)
 
-var backups = regexp.MustCompile(`(?:~|\.swp|\.swo|\.orig|\.rej|\.bak|\.old\.js|\.save)$|^(?:\.#.*|#.*#|\.DS_Store|Thumbs\.db)$`)
+// buildLog tells what compilers, package managers and their configuration write
+// down.
+func buildLog(base string) bool {
+	switch base {
+	case "config.log", "config.status", "CMakeCache.txt", "CMakeError.log", "CMakeOutput.log", "build.log", ".ninja_log", ".ninja_deps", "pip-log.txt", "gem_make.out", "mkmf.log":
+		return true
+	}
+	return strings.HasSuffix(base, ".tsbuildinfo") || strings.Contains(base, ".log") && buildLogs.MatchString(base)
+}
+
+// backup tells what editors and patch leave behind.
+func backup(base string) bool {
+	switch path.Ext(base) {
+	case ".swp", ".swo", ".orig", ".rej", ".bak", ".save":
+		return true
+	}
+	switch base {
+	case ".DS_Store", "Thumbs.db":
+		return true
+	}
+	return strings.HasSuffix(base, "~") || strings.HasSuffix(base, ".old.js") || strings.HasPrefix(base, ".#") || len(base) > 1 && strings.HasPrefix(base, "#") && strings.HasSuffix(base, "#")
+}
 
 var testFolders = map[string]bool{"test": true, "tests": true, "__tests__": true, "spec": true, "specs": true, "e2e": true, "cypress": true, "testdata": true, "__mocks__": true, "__snapshots__": true}
 
 var testFile = regexp.MustCompile(`(?:\.(?:test|spec)\.[cm]?[jt]sx?|_test\.go|_spec\.rb|^test_.*\.py|.*_test\.py|^conftest\.py)$`)
 
-var code = regexp.MustCompile(`\.(?:[cm]?jsx?|tsx?|py|go|rb|php|java|kt|rs|snap|feature|json|ya?ml)$`)
+// codeSuffixes are of files that a folder of tests is told by.
+var codeSuffixes = map[string]bool{
+	".js": true, ".cjs": true, ".mjs": true, ".jsx": true, ".cjsx": true, ".mjsx": true, ".ts": true, ".tsx": true, ".py": true, ".go": true, ".rb": true, ".php": true, ".java": true,
+	".kt": true, ".rs": true, ".snap": true, ".feature": true, ".json": true, ".yaml": true, ".yml": true,
+}
 
 // leftoverOf judges a regular file by its path (relative).
 func leftoverOf(p string, text bool) (leftover, bool) {
 	base := path.Base(p)
 	slashed := "/" + p
-	for _, c := range caches {
-		if i := strings.Index(slashed, "/"+c.folder+"/"); i >= 0 && (!strings.HasPrefix(c.folder, "var/") && !strings.HasPrefix(c.folder, "etc/") || i == 0) {
-			if base == "lock" || strings.HasSuffix(p, "/.keep") {
-				return leftover{}, false
+	// Most files are none of these: what the names of the folders have in common
+	// is asked first.
+	dotted := strings.Contains(slashed, "/.")
+	if dotted || strings.Contains(slashed, "cache") || strings.HasPrefix(p, "var/") {
+		for _, c := range caches {
+			if i := strings.Index(slashed, c.slashed); i >= 0 && (!strings.HasPrefix(c.folder, "var/") && !strings.HasPrefix(c.folder, "etc/") || i == 0) {
+				if base == "lock" || strings.HasSuffix(p, "/.keep") {
+					return leftover{}, false
+				}
+				return leftover{RulePackageCache, c.subject, p[:i+len(c.folder)]}, true
 			}
-			return leftover{RulePackageCache, c.subject, p[:i+len(c.folder)]}, true
 		}
 	}
-	for _, dir := range []string{".git", ".svn", ".hg", ".bzr"} {
-		if i := strings.Index(slashed, "/"+dir+"/"); i >= 0 {
-			return leftover{RuleVCS, dir, p[:i+len(dir)]}, true
+	if dotted {
+		for _, dir := range []string{".git", ".svn", ".hg", ".bzr"} {
+			if i := strings.Index(slashed, "/"+dir+"/"); i >= 0 {
+				return leftover{RuleVCS, dir, p[:i+len(dir)]}, true
+			}
 		}
-	}
-	if base == ".git" || base == ".gitmodules" {
-		return leftover{RuleVCS, base, p}, true
-	}
-	for _, dir := range []string{".vscode", ".idea"} {
-		if i := strings.Index(slashed, "/"+dir+"/"); i >= 0 {
-			return leftover{RuleBackup, "editor settings", p[:i+len(dir)]}, true
+		if base == ".git" || base == ".gitmodules" {
+			return leftover{RuleVCS, base, p}, true
+		}
+		for _, dir := range []string{".vscode", ".idea"} {
+			if i := strings.Index(slashed, "/"+dir+"/"); i >= 0 {
+				return leftover{RuleBackup, "editor settings", p[:i+len(dir)]}, true
+			}
 		}
 	}
 	for _, dir := range []string{".nyc_output", "htmlcov", "lcov-report"} {
@@ -112,13 +153,13 @@ func leftoverOf(p string, text bool) (leftover, bool) {
 	if strings.HasSuffix(base, ".gcda") || strings.HasSuffix(base, ".gcno") || strings.HasSuffix(base, ".profraw") {
 		return leftover{RuleCoverage, path.Ext(base), path.Dir(p)}, true
 	}
-	if base == "CMakeFiles" || strings.Contains(slashed, "/CMakeFiles/") || buildLogs.MatchString(base) {
+	if base == "CMakeFiles" || strings.Contains(slashed, "/CMakeFiles/") || buildLog(base) {
 		return leftover{RuleBuildLog, base, p}, true
 	}
 	if lockFiles[base] {
 		return leftover{RuleLockFile, base, p}, true
 	}
-	if backups.MatchString(base) && !strings.HasPrefix(p, "etc/") && !strings.HasPrefix(p, "var/lib/dpkg/") {
+	if backup(base) && !strings.HasPrefix(p, "etc/") && !strings.HasPrefix(p, "var/lib/dpkg/") {
 		return leftover{RuleBackup, base, p}, true
 	}
 	if strings.HasSuffix(base, ".map") && (strings.HasSuffix(base, ".js.map") || strings.HasSuffix(base, ".css.map") || strings.HasSuffix(base, ".mjs.map") || strings.HasSuffix(base, ".cjs.map") || strings.HasSuffix(base, ".ts.map")) {
@@ -127,10 +168,10 @@ func leftoverOf(p string, text bool) (leftover, bool) {
 	if base == "tsconfig.json" || text && (strings.HasSuffix(base, ".ts") || strings.HasSuffix(base, ".tsx") || strings.HasSuffix(base, ".mts") || strings.HasSuffix(base, ".cts")) && !strings.HasSuffix(base, ".d.ts") && !strings.HasSuffix(base, ".d.mts") && !strings.HasSuffix(base, ".d.cts") {
 		return leftover{RuleTypeScript, "TypeScript", path.Dir(p)}, true
 	}
-	if testFile.MatchString(base) {
+	if (strings.Contains(base, "test") || strings.Contains(base, "spec")) && testFile.MatchString(base) {
 		return leftover{RuleTestFiles, "tests", path.Dir(p)}, true
 	}
-	if code.MatchString(base) {
+	if codeSuffixes[path.Ext(base)] {
 		for i, part := range strings.Split(path.Dir(p), "/") {
 			if testFolders[part] {
 				return leftover{RuleTestFiles, "tests", strings.Join(strings.Split(p, "/")[:i+1], "/")}, true
