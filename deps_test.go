@@ -68,7 +68,10 @@ var order = []room{
 	{"internal/trust", "oci project evidence evidence/strictjson", "the only way from bytes to a claim: knows no registry, so that where a claim was found cannot matter"},
 	{"internal/trust/referrers", "oci image build evidence trust", "where claims are kept; what it finds nobody believes yet"},
 
-	{"internal/cli", "oci durable filetree progress project source/site source/fetch source/vault source/debfile source/deb source/npm source/gomod sandbox image build inspect evidence evidence/known evidence/provenance evidence/sbom evidence/summary evidence/testresult evidence/vex trust trust/referrers", "wiring for a person at a terminal"},
+	{"internal/policy", "oci project inspect evidence evidence/vex", "the decision: facts and claims as plain data, so that who gathers them cannot matter"},
+	{"internal/gate", "oci project image build inspect evidence evidence/absence evidence/origin evidence/provenance evidence/sbom evidence/summary evidence/testresult evidence/vex trust trust/referrers policy", "gathers, opens and asks: the one door to a verdict"},
+
+	{"internal/cli", "oci durable filetree progress project source/site source/fetch source/vault source/debfile source/deb source/npm source/gomod sandbox image build inspect evidence evidence/known evidence/provenance evidence/sbom evidence/summary evidence/testresult evidence/vex trust trust/referrers policy gate", "wiring for a person at a terminal"},
 	{"cmd/twinhull", "sandbox cli", "main: the sandbox's own processes first, then the command line"},
 }
 
@@ -88,6 +91,7 @@ var pure = []struct{ name, edges, why string }{
 	{"internal/evidence/provenance", "", "equal builds have equal provenance"},
 	{"internal/evidence/sbom", "", "equal images have equal bills of materials"},
 	{"internal/evidence/testresult", "", "totals of what is given"},
+	{"internal/policy", "", "a verdict depends on what it is given, time included"},
 }
 
 // timeless are the packages that decide bits: no clock and no chance anywhere in

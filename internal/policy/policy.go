@@ -1,0 +1,154 @@
+package policy
+
+import (
+	"encoding/json"
+	"path"
+	"strings"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+
+	"twinhull.dev/twinhull/internal/oci"
+)
+
+// Policy is what tunes the table of rules. It is complete when made (Default,
+// Read), is never changed afterwards and may be used by several goroutines at
+// once.
+type Policy struct {
+	Name            string
+	Coverage        float64 // percent of the code that tests must run, 0 to 100
+	Vulnerabilities Vulnerabilities
+	Provenance      Build
+	Base            Base
+	Rules           []Custom // in addition to the table
+	Waivers         []Waiver
+
+	digest oci.Digest
+}
+
+// Vulnerabilities says which known vulnerabilities refuse.
+type Vulnerabilities struct {
+	Refuse        Severity      // this severity and those above
+	IgnoreUnrated bool          // do not refuse what nobody has rated
+	DatabaseAge   time.Duration // how old the newest record of the database may be
+}
+
+// Build says what provenance must show.
+type Build struct {
+	Require  []string  // properties: Hermetic and the other constants
+	Builders []Builder // none: any builder, at SLSA build level 1
+}
+
+// Builder is a builder that is accepted, and how far it is believed.
+type Builder struct {
+	ID    string // builder.id of the provenance; * stands for letters between slashes
+	Level int    // SLSA build level that the summary may claim, 0 to 3
+}
+
+// Base says what a minimal base is.
+type Base struct {
+	SystemPackages int   // packages of a distribution that an image may have
+	Size           int64 // bytes of its files; 0: any
+}
+
+// Default is the policy of whoever has none of his own.
+func Default() *Policy { return standard }
+
+var standard = func() *Policy {
+	p := defaults()
+	p.digest = digest.FromBytes(p.Encode())
+	return &p
+}()
+
+func defaults() Policy {
+	return Policy{
+		Name:     "default",
+		Coverage: 80,
+		// Five days, as grype takes: feeds are published daily.
+		Vulnerabilities: Vulnerabilities{Refuse: High, DatabaseAge: 5 * 24 * time.Hour},
+		Provenance:      Build{Require: []string{DependenciesComplete}},
+		Base:            Base{SystemPackages: 100},
+	}
+}
+
+// Digest names everything that decides: the policy with its defaults filled in,
+// and the table of rules.
+func (p *Policy) Digest() oci.Digest { return p.digest }
+
+// Encode writes the policy with its defaults filled in, and what the table does
+// in each zone, as JSON. Its bytes have the policy's Digest.
+func (p *Policy) Encode() []byte {
+	type rule struct {
+		ID          string   `json:"id"`
+		Production  Effect   `json:"production,omitempty"`
+		Development Effect   `json:"development,omitempty"`
+		Waivable    bool     `json:"waivable"`
+		Findings    []string `json:"findings,omitempty"`
+	}
+	type builder struct {
+		ID    string `json:"id"`
+		Level int    `json:"level"`
+	}
+	type custom struct {
+		ID         string     `json:"id"`
+		Expression string     `json:"expression"`
+		Zones      []oci.Zone `json:"zones"`
+	}
+	doc := struct {
+		Type            string  `json:"type"`
+		Version         int     `json:"version"`
+		RulesVersion    int     `json:"rulesVersion"`
+		Name            string  `json:"name"`
+		Coverage        float64 `json:"coverage"`
+		Vulnerabilities struct {
+			Refuse        Severity `json:"refuse"`
+			IgnoreUnrated bool     `json:"ignoreUnrated"`
+			DatabaseAge   string   `json:"databaseAge"`
+		} `json:"vulnerabilities"`
+		Provenance struct {
+			Require  []string  `json:"require"`
+			Builders []builder `json:"builders"`
+		} `json:"provenance"`
+		Base struct {
+			SystemPackages int   `json:"systemPackages"`
+			Size           int64 `json:"size"`
+		} `json:"base"`
+		Table   []rule   `json:"table"`
+		Rules   []custom `json:"rules"`
+		Waivers []Waiver `json:"waivers"`
+	}{Type: "https://twinhull.dev/policy/v1", Version: 1, RulesVersion: RulesVersion, Name: p.Name, Coverage: p.Coverage}
+	doc.Vulnerabilities.Refuse = p.Vulnerabilities.Refuse
+	doc.Vulnerabilities.IgnoreUnrated = p.Vulnerabilities.IgnoreUnrated
+	doc.Vulnerabilities.DatabaseAge = p.Vulnerabilities.DatabaseAge.String()
+	doc.Provenance.Require, doc.Provenance.Builders = append([]string{}, p.Provenance.Require...), []builder{}
+	for _, b := range p.Provenance.Builders {
+		doc.Provenance.Builders = append(doc.Provenance.Builders, builder(b))
+	}
+	doc.Base.SystemPackages, doc.Base.Size = p.Base.SystemPackages, p.Base.Size
+	for _, r := range table {
+		doc.Table = append(doc.Table, rule{r.ID, r.Production, r.Development, r.Waivable, r.Findings})
+	}
+	doc.Rules = []custom{}
+	for _, c := range p.Rules {
+		doc.Rules = append(doc.Rules, custom{c.ID, c.Expression, c.Zones})
+	}
+	doc.Waivers = append([]Waiver{}, p.Waivers...)
+	b, err := json.MarshalIndent(doc, "", "  ")
+	if err != nil {
+		panic(err) // plain data
+	}
+	return append(b, '\n')
+}
+
+// builder finds the builder in the policy.
+func (p *Policy) builder(id string) (level int, ok bool) {
+	if len(p.Provenance.Builders) == 0 {
+		return 1, true
+	}
+	for _, b := range p.Provenance.Builders {
+		if match, err := path.Match(b.ID, id); err == nil && match && !strings.ContainsAny(id, "\n") {
+			return b.Level, true
+		}
+	}
+	return 0, false
+}

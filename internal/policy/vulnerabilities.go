@@ -1,0 +1,221 @@
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"twinhull.dev/twinhull/internal/evidence"
+	"twinhull.dev/twinhull/internal/evidence/vex"
+)
+
+// skew is how far ahead another machine's clock may be.
+const skew = 5 * time.Minute
+
+// fresh says why a database that is as old as at cannot be used; "" when it
+// can.
+func (j *judge) fresh(at time.Time) string {
+	age := j.in.Now.Sub(at)
+	switch limit := j.policy.Vulnerabilities.DatabaseAge; {
+	case at.IsZero():
+		return "how old it is cannot be told"
+	case age < -skew:
+		return fmt.Sprintf("it is of the future, %s", at.UTC().Format(time.DateOnly))
+	case age > limit:
+		return fmt.Sprintf("it is of %s, older than the %s that the policy allows", at.UTC().Format(time.DateOnly), days(limit))
+	}
+	return ""
+}
+
+func days(d time.Duration) string {
+	if d >= 48*time.Hour && d%(24*time.Hour) == 0 {
+		return fmt.Sprintf("%d days", d/(24*time.Hour))
+	}
+	return d.String()
+}
+
+// known lists every vulnerability that anybody told of, each once: the
+// database's first, then what only reports have.
+func (j *judge) known() []Vulnerability {
+	var out []Vulnerability
+	seen := map[string]bool{}
+	add := func(v Vulnerability) {
+		names := append([]string{v.ID}, v.Aliases...)
+		pkg, ok := purlKey(v.Package)
+		if !ok {
+			pkg = v.Name + "@" + v.Version
+		}
+		if slices.ContainsFunc(names, func(n string) bool { return seen[strings.ToUpper(n)+"\x00"+pkg] }) {
+			return
+		}
+		for _, n := range names {
+			seen[strings.ToUpper(n)+"\x00"+pkg] = true
+		}
+		out = append(out, v)
+	}
+	if s := j.in.Evidence.Scan; s != nil {
+		for _, v := range s.Found {
+			add(v)
+		}
+	}
+	for _, r := range j.in.Evidence.Reports {
+		for _, v := range r.Found {
+			add(v)
+		}
+	}
+	return out
+}
+
+func (j *judge) documents() (docs []vex.Document) {
+	for _, d := range j.in.Evidence.VEX {
+		docs = append(docs, d.Document)
+	}
+	return docs
+}
+
+func (j *judge) ask(docs []vex.Document, v Vulnerability) vex.Answer {
+	if len(docs) == 0 {
+		return vex.Answer{}
+	}
+	return vex.Ask(docs, vex.Query{Vulnerability: append([]string{v.ID}, v.Aliases...), Image: j.facts.Digest, Package: v.Package, Now: j.in.Now})
+}
+
+// matters tells whether a vulnerability is at the policy's threshold or above.
+// One that nobody has rated may be anything.
+func (j *judge) matters(v Vulnerability) bool {
+	if v.Severity.Rank() == 0 {
+		return !j.policy.Vulnerabilities.IgnoreUnrated
+	}
+	return v.Severity.Rank() >= j.policy.Vulnerabilities.Refuse.Rank()
+}
+
+func (j *judge) vulnerabilities() {
+	s := j.in.Evidence.Scan
+	if s == nil {
+		j.add(CannotTell, Reason{Subject: "database", Message: "there is no vulnerability database to ask", Remedy: databaseRemedy})
+		if len(j.in.Evidence.Reports) == 0 {
+			return
+		}
+	} else {
+		if why := j.fresh(s.Database.Modified); why != "" {
+			j.add(CannotTell, Reason{Subject: "database", Message: "the vulnerability database is of no use: " + why, Remedy: databaseRemedy})
+		}
+		byWhy := map[string][]string{}
+		for _, u := range s.Unchecked {
+			byWhy[u.Why] = append(byWhy[u.Why], u.PURL)
+		}
+		for _, why := range sortedKeys(byWhy) {
+			list := byWhy[why]
+			slices.Sort(list)
+			j.add(CannotTell, Reason{Subject: "unchecked", Package: list[0], Count: len(list), Remedy: databaseRemedy,
+				Message: fmt.Sprintf("%s could not be looked up (%s): %s", plural(len(list), "package"), enumerate(list, 3), why)})
+		}
+	}
+	j.troubled(evidence.Vulnerabilities)
+	for _, r := range j.in.Evidence.Reports {
+		// A report stands beside the database: when it is old it still tells of
+		// what it found, and proves nothing by what it did not find.
+		if at := cmp.Or(r.Database, r.Finished); !at.IsZero() && j.fresh(at) != "" {
+			j.notef(r.Scanner, "the report of %s that %s signed: %s", r.Scanner, r.By, j.fresh(at))
+		}
+	}
+	docs := j.documents()
+	below := map[Severity]int{}
+	all := j.known()
+	for _, v := range all {
+		if !j.matters(v) {
+			below[v.Severity]++
+			continue
+		}
+		reason := Reason{Subject: v.ID, Path: v.Path, Package: v.Package, Message: describe(v)}
+		switch a := j.ask(docs, v); {
+		case a.Silenced:
+			reason.Message += "; " + a.Statement.Author + " says: " + a.Why
+			j.add(Noted, reason)
+		default:
+			if a.Why != "" {
+				reason.Message += "; OpenVEX: " + a.Why
+			}
+			if len(v.Fixed) > 0 {
+				reason.Remedy = fmt.Sprintf("update %s to %s", v.Name, strings.Join(v.Fixed, " or "))
+			}
+			j.add(Fail, reason)
+		}
+	}
+	var parts []string
+	for _, x := range []Severity{Critical, High, Medium, Low, Unknown} {
+		if n := below[x]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, cmp.Or(x, "unrated")))
+		}
+	}
+	if len(parts) > 0 {
+		j.notef("", "below the threshold (%s): %s", j.policy.Vulnerabilities.Refuse, strings.Join(parts, ", "))
+	}
+	if s != nil {
+		j.because("%d known, %s, of %s", len(all), s.Database.Name, s.Database.Modified.UTC().Format(time.DateOnly))
+	}
+}
+
+const databaseRemedy = "give a vulnerability database that is recent and covers all packages: `twinhull check IMAGE --database DIR`"
+
+func describe(v Vulnerability) string {
+	text := fmt.Sprintf("%s, %s, in %s %s", v.ID, cmp.Or(v.Severity, "not rated"), v.Name, v.Version)
+	if v.Score > 0 {
+		text = fmt.Sprintf("%s, %s (%.1f), in %s %s", v.ID, cmp.Or(v.Severity, "not rated"), v.Score, v.Name, v.Version)
+	}
+	if len(v.Fixed) == 0 {
+		return text + ", not fixed yet"
+	}
+	return text + ", fixed in " + strings.Join(v.Fixed, ", ")
+}
+
+func enumerate(list []string, most int) string {
+	if len(list) <= most {
+		return strings.Join(list, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// vex hears what is said about vulnerabilities below the threshold; those at it
+// are told by the rule vulnerabilities.
+func (j *judge) vex() {
+	j.troubled(evidence.VEX)
+	docs := j.documents()
+	all := j.known()
+	said := 0
+	for _, v := range all {
+		a := j.ask(docs, v)
+		if a.Said {
+			said++
+		}
+		if !a.Said || a.Silenced || j.matters(v) {
+			continue
+		}
+		switch a.Statement.Status {
+		case vex.Affected, vex.UnderInvestigation:
+			j.add(Fail, Reason{Subject: v.ID, Path: v.Path, Package: v.Package, Message: fmt.Sprintf("%s; %s says: %s", describe(v), a.Statement.Author, strings.ReplaceAll(string(a.Statement.Status), "_", " "))})
+		}
+	}
+	switch {
+	case len(j.res.Reasons) > 0:
+	case len(docs) > 0:
+		j.because("%s, about %d of %d known", plural(len(docs), "document"), said, len(all))
+	case j.in.Evidence.Scan == nil:
+		j.outcome(CannotTell, "what there is to be said about cannot be told: see %s", RuleVulnerabilities)
+	case len(all) == 0:
+		j.outcome(NotApplicable, "no vulnerability is known")
+	default:
+		j.because("nothing is said about %d known", len(all))
+	}
+}
