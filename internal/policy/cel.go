@@ -71,7 +71,7 @@ type (
 		Passed   int     `json:"passed"`
 		Failed   int     `json:"failed"`
 		Skipped  int     `json:"skipped"`
-		Coverage float64 `json:"coverage"` // percent; -1 when it was not measured
+		Coverage float64 `json:"coverage"` // percent, the lowest of all units; -1 when it was not measured
 	}
 	celVulnerability struct {
 		ID       string   `json:"id"`
@@ -166,9 +166,11 @@ func (j *judge) claims() *celClaims {
 		c.SBOMs = append(c.SBOMs, celSBOM{s.By, s.Format, len(s.Packages)})
 	}
 	for _, t := range e.Tests {
-		x := celTests{t.By, t.Tests, t.Passed, t.Failed, t.Skipped, t.Percent}
-		if !t.Measured {
-			x.Coverage = -1
+		x := celTests{t.By, t.Tests, t.Passed, t.Failed, t.Skipped, -1}
+		for _, m := range t.Coverage {
+			if m.Measured && (x.Coverage < 0 || m.Percent < x.Coverage) {
+				x.Coverage = m.Percent
+			}
 		}
 		c.Tests = append(c.Tests, x)
 	}

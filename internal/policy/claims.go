@@ -395,10 +395,12 @@ func (j *judge) tests() {
 	j.troubled(evidence.Tests)
 	run, n := 0, 0
 	for _, t := range list {
-		if t.Failed > 0 {
-			j.failf(t.By, "%s of %d failed", plural(t.Failed, "test"), t.Tests)
-		}
-		if t.Passed > 0 {
+		switch {
+		case t.Failed > 0:
+			j.failf(t.By, "%d of %s failed", t.Failed, plural(t.Tests, "test"))
+		case t.Result != "PASSED":
+			j.failf(t.By, "the test result that %s signed says %q", t.By, t.Result)
+		case !t.Counted || t.Passed > 0:
 			n++
 		}
 		run += t.Passed
@@ -422,14 +424,16 @@ func (j *judge) testCoverage() {
 	}
 	measured := 0
 	for _, t := range list {
-		if !t.Measured {
-			continue
+		for _, c := range t.Coverage {
+			if !c.Measured {
+				continue
+			}
+			measured++
+			if c.Percent < j.policy.Coverage {
+				j.failf(c.Unit, "%.2f %% of %s are covered, the policy wants %g %%", c.Percent, cmp.Or(c.Unit, "lines"), j.policy.Coverage)
+			}
+			j.because("%.2f %% of %s, at least %g %% wanted", c.Percent, cmp.Or(c.Unit, "lines"), j.policy.Coverage)
 		}
-		measured++
-		if t.Percent < j.policy.Coverage {
-			j.failf(t.By, "%.2f %% of %ss are covered, the policy wants %g %%", t.Percent, cmp.Or(t.Unit, "line"), j.policy.Coverage)
-		}
-		j.because("%.2f %% of %ss, at least %g %% wanted", t.Percent, cmp.Or(t.Unit, "line"), j.policy.Coverage)
 	}
 	if measured == 0 {
 		j.cannotTellf("", "no believed test result measured coverage")

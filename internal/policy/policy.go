@@ -64,8 +64,9 @@ func defaults() Policy {
 	return Policy{
 		Name:     "default",
 		Coverage: 80,
-		// Five days, as grype takes: feeds are published daily.
-		Vulnerabilities: Vulnerabilities{Refuse: High, DatabaseAge: 5 * 24 * time.Hour},
+		// Feeds are published daily; a week leaves room for a mirror that is
+		// filled at weekends.
+		Vulnerabilities: Vulnerabilities{Refuse: High, DatabaseAge: 7 * 24 * time.Hour},
 		Provenance:      Build{Require: []string{DependenciesComplete}},
 		Base:            Base{SystemPackages: 100},
 	}

@@ -77,10 +77,17 @@ type Component struct {
 // Tests are the totals of test cases and coverage.
 type Tests struct {
 	Source
+	Result                         string // "PASSED", "FAILED"
+	Counted                        bool   // whether the totals say something
 	Tests, Passed, Failed, Skipped int
-	Measured                       bool    // whether Percent says something
-	Percent                        float64 // of code covered, rounded down to a hundredth
-	Unit                           string  // "line", "statement"
+	Coverage                       []Coverage
+}
+
+// Coverage is how much of the code the tests ran.
+type Coverage struct {
+	Unit     string  // "lines", "statements"
+	Measured bool    // whether Percent says something
+	Percent  float64 // rounded down to a hundredth
 }
 
 // VEX is a document about vulnerabilities that do not matter, or do.
@@ -116,21 +123,21 @@ type Absence struct {
 
 // Scan is what a vulnerability database knows about the packages of the image.
 type Scan struct {
-	Database  Database
-	Found     []Vulnerability
-	Unchecked []Unchecked // packages that the database could not be asked about
+	Database   oci.Digest
+	Ecosystems []Ecosystem // each of the image
+	Found      []Vulnerability
+	Undecided  []Vulnerability // records of which it cannot be told whether they are about the version
+	Complete   bool            // everything was answered; its zero value refuses
 }
 
-// Database says how much a Scan is worth.
-type Database struct {
-	Name     string
-	Digest   oci.Digest
-	Modified time.Time // of its newest record
-	Records  int
+// Ecosystem says what a Scan is worth for some of the packages.
+type Ecosystem struct {
+	Name     string // "npm", "Debian:13"
+	Packages int    // of the image
+	Answered bool
+	Why      string    // it was not answered
+	Newest   time.Time // date of the data
 }
-
-// Unchecked is a package that nobody looked up, and why.
-type Unchecked struct{ PURL, Why string }
 
 // Vulnerability is a known vulnerability in a package of the image.
 type Vulnerability struct {
@@ -143,14 +150,14 @@ type Vulnerability struct {
 	Score    float64  // CVSS base score, 0 when there is none
 	Fixed    []string // versions without it; none: not fixed yet
 	Path     string   // in the image; "" when it is not known
+	Why      string   // of an undecided one: why it cannot be told
 }
 
 // Report is what another scanner found, as a believed claim.
 type Report struct {
 	Source
 	Scanner  string
-	Database time.Time // as old as the report says; zero when it does not say
-	Finished time.Time // zero when it does not say
+	Database time.Time // date of its data; zero when it does not say
 	Found    []Vulnerability
 }
 

@@ -99,26 +99,22 @@ func (j *judge) vulnerabilities() {
 			return
 		}
 	} else {
-		if why := j.fresh(s.Database.Modified); why != "" {
-			j.add(CannotTell, Reason{Subject: "database", Message: "the vulnerability database is of no use: " + why, Remedy: databaseRemedy})
-		}
-		byWhy := map[string][]string{}
-		for _, u := range s.Unchecked {
-			byWhy[u.Why] = append(byWhy[u.Why], u.PURL)
-		}
-		for _, why := range sortedKeys(byWhy) {
-			list := byWhy[why]
-			slices.Sort(list)
-			j.add(CannotTell, Reason{Subject: "unchecked", Package: list[0], Count: len(list), Remedy: databaseRemedy,
-				Message: fmt.Sprintf("%s could not be looked up (%s): %s", plural(len(list), "package"), enumerate(list, 3), why)})
+		for _, e := range s.Ecosystems {
+			switch why := j.fresh(e.Newest); {
+			case e.Packages == 0:
+			case !e.Answered:
+				j.add(CannotTell, Reason{Subject: e.Name, Count: e.Packages, Message: fmt.Sprintf("%s of %s could not be looked up: %s", plural(e.Packages, "package"), e.Name, cmp.Or(e.Why, "nobody says why")), Remedy: databaseRemedy})
+			case why != "":
+				j.add(CannotTell, Reason{Subject: e.Name, Count: e.Packages, Message: fmt.Sprintf("what the database knows of %s is of no use: %s", e.Name, why), Remedy: databaseRemedy})
+			}
 		}
 	}
 	j.troubled(evidence.Vulnerabilities)
 	for _, r := range j.in.Evidence.Reports {
 		// A report stands beside the database: when it is old it still tells of
 		// what it found, and proves nothing by what it did not find.
-		if at := cmp.Or(r.Database, r.Finished); !at.IsZero() && j.fresh(at) != "" {
-			j.notef(r.Scanner, "the report of %s that %s signed: %s", r.Scanner, r.By, j.fresh(at))
+		if why := j.fresh(r.Database); why != "" {
+			j.notef(r.Scanner, "the report of %s that %s signed: %s", r.Scanner, r.By, why)
 		}
 	}
 	docs := j.documents()
@@ -144,6 +140,18 @@ func (j *judge) vulnerabilities() {
 			j.add(Fail, reason)
 		}
 	}
+	if s != nil {
+		for _, v := range s.Undecided {
+			if a := j.ask(docs, v); a.Silenced {
+				j.add(Noted, Reason{Subject: v.ID, Path: v.Path, Package: v.Package, Message: fmt.Sprintf("%s in %s %s; %s says: %s", v.ID, v.Name, v.Version, a.Statement.Author, a.Why)})
+				continue
+			}
+			j.add(CannotTell, Reason{Subject: v.ID, Path: v.Path, Package: v.Package, Message: fmt.Sprintf("whether %s is about %s %s cannot be told: %s", v.ID, v.Name, v.Version, cmp.Or(v.Why, "nobody says why"))})
+		}
+		if !s.Complete && !slices.ContainsFunc(j.res.Reasons, func(r Reason) bool { return r.Outcome == CannotTell }) {
+			j.cannotTellf("database", "the vulnerability database did not answer everything, and does not say what")
+		}
+	}
 	var parts []string
 	for _, x := range []Severity{Critical, High, Medium, Low, Unknown} {
 		if n := below[x]; n > 0 {
@@ -154,7 +162,17 @@ func (j *judge) vulnerabilities() {
 		j.notef("", "below the threshold (%s): %s", j.policy.Vulnerabilities.Refuse, strings.Join(parts, ", "))
 	}
 	if s != nil {
-		j.because("%d known, %s, of %s", len(all), s.Database.Name, s.Database.Modified.UTC().Format(time.DateOnly))
+		oldest := time.Time{}
+		for _, e := range s.Ecosystems {
+			if oldest.IsZero() || e.Newest.Before(oldest) {
+				oldest = e.Newest
+			}
+		}
+		text := fmt.Sprintf("%d known in %s", len(all), plural(len(s.Ecosystems), "ecosystem"))
+		if !oldest.IsZero() {
+			text += ", data of " + oldest.UTC().Format(time.DateOnly)
+		}
+		j.because("%s", text)
 	}
 }
 
@@ -169,22 +187,6 @@ func describe(v Vulnerability) string {
 		return text + ", not fixed yet"
 	}
 	return text + ", fixed in " + strings.Join(v.Fixed, ", ")
-}
-
-func enumerate(list []string, most int) string {
-	if len(list) <= most {
-		return strings.Join(list, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 // vex hears what is said about vulnerabilities below the threshold; those at it

@@ -1,0 +1,200 @@
+package gate
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"twinhull.dev/twinhull/internal/evidence"
+	"twinhull.dev/twinhull/internal/evidence/vuln"
+	"twinhull.dev/twinhull/internal/image"
+	"twinhull.dev/twinhull/internal/inspect"
+	"twinhull.dev/twinhull/internal/oci"
+	"twinhull.dev/twinhull/internal/policy"
+	"twinhull.dev/twinhull/internal/trust"
+	"twinhull.dev/twinhull/internal/trust/referrers"
+)
+
+// Database answers which known vulnerabilities the packages of an image have.
+type Database interface {
+	// Match looks every package up. maxAge is how old the data may be at now.
+	Match(f *inspect.Facts, now time.Time, maxAge time.Duration) (*vuln.Result, error)
+}
+
+// Request is one image to be judged. Image and Now must be set.
+type Request struct {
+	Image *image.Image
+
+	// Place is where claims about the image are kept; nil when there is none
+	// (a docker-archive). Index is the index through which the image was
+	// reached, whose claims count too; "" for none.
+	Place referrers.Place
+	Index oci.Digest
+
+	Zone       oci.Zone // to judge for; "": what the image says of itself, production when it says nothing clear
+	Repository string   // HOST/NAME that it is judged for; "" when nobody says
+	Now        time.Time
+
+	Trust    *trust.Policy  // nil: nobody is believed
+	Policy   *policy.Policy // nil: policy.Default()
+	Database Database       // nil: there is none, which refuses
+	Inspect  inspect.Options
+}
+
+// Report is a verdict with what it stands on.
+type Report struct {
+	Verdict  policy.Verdict
+	Facts    *inspect.Facts
+	Inputs   []oci.Digest      // every believed claim that was decided by: digests of the bundles
+	Rejected []policy.Rejected // claims that are not believed
+	policy   *policy.Policy
+}
+
+// Judge judges an image. An error says why nothing could be decided; it is a
+// refusal. What the image or its claims lack is no error, it is in the verdict.
+func Judge(ctx context.Context, r Request) (*Report, error) {
+	if r.Image == nil || r.Now.IsZero() {
+		return nil, errors.New("gate: no image or no time")
+	}
+	opt := r.Inspect
+	opt.Tree = true // files are explained one by one
+	facts, err := inspect.Inspect(ctx, r.Image, opt)
+	if err != nil {
+		return nil, err
+	}
+	p := r.Policy
+	if p == nil {
+		p = policy.Default()
+	}
+	out := &Report{Facts: facts, policy: p}
+	in := policy.Input{Facts: facts, Zone: r.Zone, Repository: r.Repository, Now: r.Now, Policy: p}
+	if in.Zone == "" {
+		in.Zone = OwnZone(facts)
+	}
+	g := &gathering{r: r, e: &in.Evidence, out: out}
+	in.Evidence.Trusted = r.Trust != nil
+	if r.Place != nil {
+		for _, subject := range []oci.Digest{r.Image.Descriptor.Digest, r.Index} {
+			if subject == "" || subject == r.Image.Descriptor.Digest && subject == r.Index && len(out.Inputs) > 0 {
+				continue
+			}
+			if err := g.claims(ctx, subject); err != nil {
+				return nil, err
+			}
+		}
+	}
+	slices.Sort(out.Inputs)
+	out.Inputs = slices.Compact(out.Inputs)
+	in.Evidence.Rejected = out.Rejected
+	if r.Database != nil {
+		res, err := r.Database.Match(facts, r.Now, p.Vulnerabilities.DatabaseAge)
+		if err != nil {
+			return nil, fmt.Errorf("asking the vulnerability database: %w", err)
+		}
+		in.Evidence.Scan = scan(res)
+	}
+	out.Verdict = policy.Evaluate(in)
+	return out, nil
+}
+
+// OwnZone is the zone that an image says it is of. One that says nothing, or
+// two things, is judged as production.
+func OwnZone(f *inspect.Facts) oci.Zone {
+	if z, err := oci.ParseZone(f.Zone.Label); err == nil && f.Zone.Agree {
+		return z
+	}
+	return oci.Production
+}
+
+// scan turns the database's answer into what the policy reads.
+func scan(r *vuln.Result) *policy.Scan {
+	s := &policy.Scan{Database: r.Database.Digest, Complete: r.Complete}
+	for _, e := range r.Ecosystems {
+		s.Ecosystems = append(s.Ecosystems, policy.Ecosystem{Name: e.Ecosystem, Packages: e.Packages, Answered: e.Answered, Why: e.Why, Newest: e.Newest})
+	}
+	for _, f := range r.Findings {
+		s.Found = append(s.Found, vulnerability(f))
+	}
+	for _, u := range r.Undecided {
+		s.Undecided = append(s.Undecided, policy.Vulnerability{ID: u.ID, Package: u.PURL, Name: u.Package, Version: u.Version, Why: u.Why})
+	}
+	return s
+}
+
+func vulnerability(f vuln.Finding) policy.Vulnerability {
+	v := policy.Vulnerability{ID: f.ID, Aliases: f.Aliases, Package: f.PURL, Name: f.Package, Version: f.Version, Score: f.Severity.Score}
+	switch f.Severity.Level {
+	case vuln.LevelNone, vuln.LevelLow:
+		v.Severity = policy.Low
+	case vuln.LevelMedium:
+		v.Severity = policy.Medium
+	case vuln.LevelHigh:
+		v.Severity = policy.High
+	case vuln.LevelCritical:
+		v.Severity = policy.Critical
+	}
+	if f.Fixed != "" {
+		v.Fixed = []string{f.Fixed}
+	}
+	if len(f.Locations) > 0 {
+		v.Path = f.Locations[0]
+	}
+	return v
+}
+
+// gathering collects believed claims as evidence.
+type gathering struct {
+	r   Request
+	e   *policy.Evidence
+	out *Report
+}
+
+// claims opens what is kept beside the subject, which is the image or the index
+// around it.
+func (g *gathering) claims(ctx context.Context, subject oci.Digest) error {
+	found, err := referrers.Claims(ctx, g.r.Place, subject)
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		says := cmp.Or(f.Says, "?")
+		if k, err := evidence.ParseKind(f.Says); err == nil {
+			says = string(k)
+		}
+		if f.Err != nil {
+			g.reject(says, f.Manifest.Digest, f.Err)
+			continue
+		}
+		o, err := trust.Open(f.Bundle, subject, g.r.Trust, g.r.Repository, g.r.Now)
+		if err != nil {
+			g.reject(says, f.Manifest.Digest, err)
+			continue
+		}
+		if err := g.take(ctx, subject, o); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			// Its signer is believed, and what he says cannot be read: that is
+			// neither his claim nor none.
+			g.e.Problems = append(g.e.Problems, policy.Problem{Source: source(o), Kind: string(o.Kind()), Why: err.Error()})
+			g.out.Inputs = append(g.out.Inputs, o.Digest())
+		}
+	}
+	return nil
+}
+
+func (g *gathering) reject(kind string, d oci.Digest, err error) {
+	// Without anybody to believe all are rejected for that one reason, which
+	// the verdict tells anyway.
+	if g.r.Trust == nil {
+		err = errors.New("nobody was named who may be believed")
+	}
+	g.out.Rejected = append(g.out.Rejected, policy.Rejected{Kind: kind, Claim: d, Why: err.Error()})
+}
+
+func source(o trust.Opened) policy.Source {
+	return policy.Source{By: o.Identity(), Signer: o.Signer(), Claim: o.Digest()}
+}
