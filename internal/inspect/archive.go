@@ -109,7 +109,7 @@ func (f *opened) archive(kind string) error {
 func (f *opened) appended(b []byte) {
 	const most = 22 + 65535 // the directory's end with the longest comment (APPNOTE.TXT 4.3.16)
 	tail := b[max(len(b)-most, 0):]
-	if i := bytes.LastIndex(tail, []byte("PK\x05\x06")); i < 0 || len(tail)-i < 22 || f.w.depth >= archiveDepth {
+	if i := bytes.Index(tail, []byte("PK\x05\x06")); i < 0 || len(tail)-i < 22 || f.w.depth >= archiveDepth {
 		return
 	}
 	if _, err := zip.NewReader(bytes.NewReader(b), int64(len(b))); err != nil {
@@ -146,7 +146,7 @@ func (f *opened) member(name string, size, mode int64, r io.Reader, left *budget
 		return errBound
 	}
 	name = strings.TrimPrefix(path.Clean("/"+name), "/")
-	c, err := f.w.inner.file(fileInfo{path: name, size: size, mode: mode}, r)
+	c, err := f.w.inner.file(fileInfo{path: name, size: size, mode: mode, dependency: f.info.isDependency()}, r)
 	if err != nil {
 		return err
 	}
@@ -245,7 +245,7 @@ func (f *opened) compressed(kind string, source io.Reader, left *budget) error {
 	case bytes.HasPrefix(head, []byte("070701")), bytes.HasPrefix(head, []byte("070702")):
 		return f.cpio(out, left)
 	}
-	if isDependency(f.info.path) && isExample(f.info.path) && isText(head) {
+	if f.info.isDependency() && isExample(f.info.path) && isText(head) {
 		return nil // a manual page or a list of changes: text that nothing is looked for in
 	}
 	name := path.Base(f.info.path)

@@ -538,20 +538,25 @@ func (s *summary) entrypoint(args []string, depth int) {
 			return
 		}
 	}
+	missing := ""
+	if n == nil {
+		missing = "; " + args[0] + " is not in the image either"
+	}
 	switch {
 	case shellNames[base]:
 		detail := "the entry point starts the shell " + args[0]
 		if len(args) > 1 && args[1] == "-c" {
 			detail = "the entry point or command is in shell form: write it as a list of arguments"
 		}
-		s.add(Finding{Rule: RuleShellEntrypoint, Subject: base, Detail: detail})
+		s.add(Finding{Rule: RuleShellEntrypoint, Subject: base, Detail: detail + missing})
 	case npmStarters[base]:
-		s.add(Finding{Rule: RuleShellEntrypoint, Subject: base, Detail: base + " runs scripts in a shell: start the program itself"})
+		s.add(Finding{Rule: RuleShellEntrypoint, Subject: base, Detail: base + " runs scripts in a shell: start the program itself" + missing})
 	case strings.ContainsAny(args[0], " \t;|&$") && n == nil:
 		s.add(Finding{Rule: RuleShellEntrypoint, Subject: args[0], Detail: "the entry point is a line for a shell: write it as a list of arguments"})
+	case n == nil:
+		s.add(Finding{Rule: RuleBrokenEntrypoint, Subject: args[0], Detail: args[0] + " is not in the image, or its links lead nowhere"})
 	}
 	if n == nil {
-		s.add(Finding{Rule: RuleBrokenEntrypoint, Subject: args[0], Detail: args[0] + " is not in the image, or its links lead nowhere"})
 		return
 	}
 	f.Ready.Program = absolute(n.path())
@@ -578,11 +583,18 @@ func (s *summary) entrypoint(args []string, depth int) {
 				interp, rest = rest[0], rest[1:]
 			}
 		}
-		if shellNames[path.Base(interp)] {
-			s.add(Finding{Rule: RuleShellEntrypoint, Subject: path.Base(interp), Path: f.Ready.Program, Detail: "the entry point is a script for " + interp})
-		}
 		_ = rest
 		n = s.program(interp)
+		if shellNames[path.Base(interp)] {
+			detail := "the entry point is a script for " + interp
+			if n == nil {
+				detail += ", which is not in the image either"
+			}
+			s.add(Finding{Rule: RuleShellEntrypoint, Subject: path.Base(interp), Path: f.Ready.Program, Layer: s.entryLayer(strings.TrimPrefix(f.Ready.Program, "/")), Detail: detail})
+			if n == nil {
+				return
+			}
+		}
 		if n == nil {
 			s.add(Finding{Rule: RuleBrokenEntrypoint, Subject: interp, Path: f.Ready.Script, Detail: "the script of the entry point needs " + interp + ", which is not in the image"})
 			return
@@ -659,6 +671,9 @@ func (s *summary) closure() {
 		if e.c.elf == nil {
 			continue
 		}
+		if p := s.names[e]; isDependency(p) && isExample(p) {
+			continue // files for a compiler's or debugger's tests
+		}
 		item := elfclosure.Item{Path: s.names[e], Executable: e.mode&0o111 != 0, File: e.c.elf}
 		set.Items = append(set.Items, item)
 		layers = append(layers, s.entryLayer(item.Path))
@@ -695,31 +710,48 @@ func (s *summary) closure() {
 	for i, it := range set.Items {
 		by[it.Path] = layers[i]
 	}
+	// One finding for a program that cannot start, whatever it lacks and however
+	// many libraries of it lack the same; one for a library that no program needs.
+	grouped := map[string]int{}
 	for _, p := range set.Check() {
 		if p.Passed {
 			continue
 		}
-		w := Finding{Rule: RuleUnresolvedProgram, Subject: p.Name, Path: absolute(p.Item.Path), Layer: by[p.Item.Path], Dependency: isDependency(p.Item.Path)}
-		if p.Program == "" {
-			w.Rule = RuleUnresolvedLibrary
+		at := p.Item.Path
+		rule := RuleUnresolvedLibrary
+		if p.Program != "" {
+			at, rule = p.Program, RuleUnresolvedProgram
 		}
+		detail := ""
 		switch p.Kind {
 		case elfclosure.WrongMachine:
-			w.Detail = fmt.Sprintf("it is for %s, but the image is for %s", p.Name, f.Platform)
+			detail = fmt.Sprintf("it is for %s, but the image is for %s", p.Name, f.Platform)
 		case elfclosure.NoInterp:
-			w.Detail = "its program interpreter " + p.Name + " is not in the image"
+			detail = "its program interpreter " + p.Name + " is not in the image"
 		case elfclosure.NoLibrary:
-			w.Detail = "it needs the library " + p.Name + ", which is not in the image"
+			detail = "it needs the library " + p.Name + ", which is not in the image"
 		case elfclosure.NoVersion:
-			w.Detail = fmt.Sprintf("it needs version %s of %s, which /%s does not define", p.Name, p.Library, p.File)
+			detail = fmt.Sprintf("it needs version %s of %s, which /%s does not define", p.Name, p.Library, p.File)
+		}
+		if i, ok := grouped[at]; ok {
+			w := &f.Findings[i]
+			w.Count++
+			if !strings.Contains(w.Detail+",", " "+p.Name+",") && len(w.Detail) < 500 {
+				w.Detail += "; it lacks " + p.Name + ", too"
+			}
+			continue
 		}
 		switch {
 		case p.Program != "" && absolute(p.Program) == f.Ready.Program:
-			w.Detail += "; the entry point cannot start"
+			detail += "; the entry point cannot start"
 		case p.Program != "" && p.Program != p.Item.Path:
-			w.Detail += "; /" + p.Program + " cannot start"
+			detail = "/" + p.Item.Path + " is loaded: " + detail
 		}
-		s.add(w)
+		before := len(f.Findings)
+		s.add(Finding{Rule: rule, Subject: p.Name, Path: absolute(at), Layer: by[at], Count: 1, Dependency: isDependency(at), Detail: detail})
+		if len(f.Findings) > before && f.Findings[before].Subject == p.Name {
+			grouped[at] = before
+		}
 	}
 }
 
@@ -745,15 +777,15 @@ func (s *summary) scripts() {
 				break
 			}
 		}
-		if missing == "" {
+		if missing == "" || absolute(p) == s.f.Ready.Script {
+			continue // the entry point's has been told
+		}
+		// Libraries carry scripts along that nobody starts: what is not in a folder
+		// of programs is not meant to be.
+		if dir := path.Base(path.Dir(p)); isDependency(p) && (dir != "bin" && dir != "sbin" || strings.Contains(p, "/node_modules/") || strings.HasPrefix(p, "node_modules/")) {
 			continue
 		}
 		w := Finding{Rule: RuleUnresolvedScript, Subject: missing, Path: absolute(p), Layer: s.entryLayer(p), Dependency: isDependency(p), Detail: "an executable script for " + missing + ", which is not in the image"}
-		if w.Dependency {
-			w.Path = absolute(dependencyFolder(p))
-			s.draw(w)
-			continue
-		}
 		s.add(w)
 	}
 }

@@ -54,7 +54,12 @@ type fileInfo struct {
 	path string // relative, clean
 	size int64  // -1 when it is not known before the end
 	mode int64
+	// dependency: the archive that the file lies in belongs to a dependency.
+	dependency bool
 }
+
+// isDependency tells whether the file belongs to an installed dependency.
+func (i fileInfo) isDependency() bool { return i.dependency || isDependency(i.path) }
 
 // worker has the buffers and automata of one goroutine.
 type worker struct {
@@ -288,14 +293,14 @@ func (f *opened) textFile() error {
 	if bytes.HasPrefix(head, []byte("ref: refs/")) && path.Base(f.info.path) == "HEAD" && len(head) < 256 {
 		f.c.marks = append(f.c.marks, mark{rule: RuleVCS, subject: "git repository", detail: "the folder holds a git repository"})
 	}
-	if envFile(f.info.path) && bytes.IndexByte(head, '=') > 0 {
+	if envFile(f.info.path) && bytes.IndexByte(head, '=') > 0 && (!f.info.isDependency() || strings.HasPrefix(path.Base(f.info.path), ".env")) {
 		f.c.marks = append(f.c.marks, mark{rule: RuleEnvFile, subject: path.Base(f.info.path)})
 		for _, s := range envSecrets(head) {
 			f.c.secrets = append(f.c.secrets, s)
 		}
 	}
 	t := f.w.text
-	t.reset(f.info.path)
+	t.reset(f.info.path, f.info.dependency)
 	if t.skip {
 		return nil // tests, examples and documentation of dependencies
 	}
@@ -343,14 +348,17 @@ func (f *opened) shebang() {
 func envSecrets(b []byte) []secret {
 	var out []secret
 	n := 0
+	at := int64(0)
 	for line := range bytes.Lines(b) {
 		n++
+		from := at
+		at += int64(len(line))
 		name, value, ok := strings.Cut(strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(string(line)), "export ")), "=")
 		if !ok || strings.HasPrefix(name, "#") || !secretVariable(name, value) {
 			continue
 		}
 		value = strings.Trim(value, `"'`)
-		out = append(out, secret{rule: "env-" + strings.ToLower(name), fingerprint: fingerprint("env", value), line: n, tail: fmt.Sprintf("%s of %d characters", name, len(value))})
+		out = append(out, secret{rule: "env-" + strings.ToLower(name), fingerprint: fingerprint("env", value), line: n, rank: 2, from: from, to: at, tail: fmt.Sprintf("%s of %d characters", name, len(value))})
 		if len(out) >= maxSecrets {
 			break
 		}

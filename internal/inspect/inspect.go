@@ -530,7 +530,7 @@ func (s *summary) contents() {
 				if !hidden && (c.elf != nil || c.interp != "") && e.mode&0o111 != 0 {
 					s.byName(p, e, at)
 				}
-				for _, x := range c.secrets {
+				for _, x := range dedupe(c.secrets) {
 					if s.owned[e] || x.generic && at.Dependency {
 						continue // published by a distribution: no secret
 					}

@@ -107,7 +107,7 @@ func (f *opened) database() error {
 	// A description can carry a secret too: feed it as text.
 	if isText(b) && kind != "md5sums" && len(b) < smallLimit {
 		t := f.w.text
-		t.reset(f.info.path)
+		t.reset(f.info.path, f.info.dependency)
 		t.feed(b, 0, 0, true)
 		f.c.secrets = append(f.c.secrets, t.found...)
 		f.c.more = t.more

@@ -2,6 +2,7 @@ package inspect
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -295,6 +296,8 @@ type secret struct {
 	fingerprint string // of the secret; the same secret has the same one everywhere
 	line        int    // 1-based, 0 when unknown
 	generic     bool   // known by the words around it only
+	rank        int    // how little the rule says of what it is, see dedupe
+	from, to    int64  // where it is in the file
 	inside      string // path inside an archive
 	tail        string // what may be shown: kind and length
 }
@@ -358,7 +361,9 @@ func newTextScan(s *secretRules) *textScan {
 	return t
 }
 
-func (t *textScan) reset(path string) {
+// reset begins a text. dependency says that it belongs to an installed
+// dependency whatever its path.
+func (t *textScan) reset(path string, dependency bool) {
 	for _, i := range t.touched {
 		t.bits[i] = 0
 	}
@@ -370,7 +375,7 @@ func (t *textScan) reset(path string) {
 	clear(t.paths)
 	t.state, t.base, t.line, t.more = 0, 0, 0, 0
 	t.path = path
-	t.restrict = isDependency(path)
+	t.restrict = dependency || isDependency(path)
 	t.skip = t.restrict && isExample(path)
 	t.judged = false
 }
@@ -584,7 +589,44 @@ func (t *textScan) add(r *secretRule, value string, b []byte, at int) {
 	if t.base == 0 {
 		line = 1 + bytes.Count(b[:at], []byte("\n"))
 	}
-	t.found = append(t.found, secret{rule: r.id, fingerprint: fp, line: line, generic: r.shape == assignment, tail: fmt.Sprintf("%s of %d characters", r.id, len(value))})
+	from := t.base + int64(at+max(bytes.Index(b[at:], []byte(value)), 0))
+	t.found = append(t.found, secret{rule: r.id, fingerprint: fp, line: line, generic: r.shape == assignment, rank: r.rank(), from: from, to: from + int64(len(value)), tail: fmt.Sprintf("%s of %d characters", r.id, len(value))})
+}
+
+// rank orders rules by what they know of a secret: a form of its own, words
+// around it, nothing but that it looks random.
+func (r *secretRule) rank() int {
+	switch {
+	case r.id == "generic-api-key":
+		return 3
+	case r.precise:
+		return 0
+	case r.shape == assignment:
+		return 2
+	}
+	return 1
+}
+
+// dedupe keeps of secrets that lie over each other in one text the one whose
+// rule says most: a token is one secret, however many rules know it.
+func dedupe(list []secret) []secret {
+	if len(list) < 2 {
+		return list
+	}
+	order := slices.Clone(list)
+	slices.SortStableFunc(order, func(a, b secret) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(b.to-b.from, a.to-a.from), strings.Compare(a.rule, b.rule))
+	})
+	var kept []secret
+	for _, s := range order {
+		if !slices.ContainsFunc(kept, func(k secret) bool { return k.inside == s.inside && s.from < k.to && k.from < s.to }) {
+			kept = append(kept, s)
+		}
+	}
+	slices.SortStableFunc(kept, func(a, b secret) int {
+		return cmp.Or(strings.Compare(a.inside, b.inside), cmp.Compare(a.from, b.from))
+	})
+	return kept
 }
 
 var pemBegin = regexp.MustCompile(`^(?i)-----BEGIN[ A-Z0-9_-]{0,100}PRIVATE KEY(?: BLOCK)?-----`)
@@ -621,6 +663,7 @@ func (t *textScan) privateKey(b []byte, start int) {
 	t.add(r, string(raw), b, start)
 	if n := len(t.found); n > 0 && t.found[n-1].rule == r.id {
 		t.found[n-1].tail = strings.TrimPrefix(kind, "begin ") + fmt.Sprintf(" of %d bytes", len(raw))
+		t.found[n-1].to = t.found[n-1].from + int64(loc[1]+end)
 	}
 }
 
@@ -755,13 +798,13 @@ func placeholder(v string) bool { return placeholders.MatchString(strings.Trim(v
 // label, a history entry.
 func scanText(s *secretRules, name, text string) []secret {
 	t := newTextScan(s)
-	t.reset(name)
+	t.reset(name, false)
 	t.restrict, t.skip = false, false
 	t.feed([]byte(text), 0, 0, true)
 	for i := range t.found {
 		t.found[i].line = 0
 	}
-	return t.found
+	return dedupe(t.found)
 }
 
 var (

@@ -26,7 +26,7 @@ func naive(s *secretRules, path, text string) []string {
 	lower := strings.ToLower(text)
 	var out []string
 	t := newTextScan(s)
-	t.reset(path)
+	t.reset(path, false)
 	for _, r := range s.rules {
 		if r.shape == pem || r.app || r.path != nil && !r.path.MatchString(path) {
 			continue
@@ -148,7 +148,7 @@ func TestAgreesWithGitleaks(t *testing.T) {
 			want := naive(s, path, text)
 			var got []string
 			scan := newTextScan(s)
-			scan.reset(path)
+			scan.reset(path, false)
 			scan.feed([]byte(text), 0, 0, true)
 			for _, x := range scan.found {
 				got = append(got, x.rule+" "+x.fingerprint)
@@ -190,7 +190,7 @@ func TestNoMoreThanGitleaks(t *testing.T) {
 		text := b.String()
 		want := naive(s, "app/x.txt", text)
 		scan := newTextScan(s)
-		scan.reset("app/x.txt")
+		scan.reset("app/x.txt", false)
 		scan.feed([]byte(text), 0, 0, true)
 		for _, x := range scan.found {
 			if w := x.rule + " " + x.fingerprint; !slices.Contains(want, w) && !slices.ContainsFunc(ownRules[:], func(o struct {
@@ -295,7 +295,7 @@ func FuzzText(f *testing.F) {
 	s := rules(f)
 	f.Fuzz(func(t *testing.T, b []byte, cut int) {
 		scan := newTextScan(s)
-		scan.reset("app/x.yaml")
+		scan.reset("app/x.yaml", false)
 		scan.feed(b, 0, 0, true)
 		for _, x := range scan.found {
 			if x.fingerprint == "" || strings.Contains(x.evidence(), "-----") {

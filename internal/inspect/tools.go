@@ -80,6 +80,7 @@ var programs = []signature{
 	{RuleNetworkClient, "tcpdump", 1, []string{"-AbdDefhHIJKlLnNOpqStuUvxX#"}},
 	{RuleNetworkClient, "nmap", 1, []string{"Nmap Scripting Engine", "Nmap %s ( %s )"}},
 	{RuleNetworkClient, "tshark", 1, []string{"Usage: tshark [options]"}},
+	{RuleNetworkClient, "git", 2, []string{"usage: git [-v | --version]", "use \"git help\" ", "git: '%s' is not a git command", "These are common Git commands used"}},
 	{RuleNetworkClient, "rsync", 1, []string{"is a file transfer program capable of efficient remote update"}},
 
 	{RuleEditor, "vim", 1, []string{"VIM - Vi IMproved"}},
@@ -191,7 +192,7 @@ var toolNames = map[string]string{
 	RuleCompiler:       "cc c++ gcc g++ cc1 cc1plus c89 c99 clang clang++ tcc gfortran as ld ld.bfd ld.gold ld.lld mold go gofmt rustc javac ghc tsc gccgo ar ranlib nm objdump objcopy strip readelf",
 	RuleBuildTool:      "make gmake cmake ctest ninja meson scons bazel ant mvn gradle autoconf automake libtool m4 pkg-config esbuild webpack",
 	RuleDebugger:       "gdb gdbserver gcore lldb lldb-server dlv strace ltrace perf valgrind rr debugpy bpftrace jdb jmap jstack py-spy",
-	RuleNetworkClient:  "curl wget wget2 nc nc.openbsd nc.traditional ncat netcat socat telnet ssh scp sftp rsync dig nslookup host tcpdump tshark nmap ftp lftp aria2c",
+	RuleNetworkClient:  "curl wget wget2 nc nc.openbsd nc.traditional ncat netcat socat telnet ssh scp sftp rsync dig nslookup host tcpdump tshark nmap ftp lftp aria2c git",
 	RuleEditor:         "vi vim vim.basic vim.tiny vimdiff view nvim nano pico ed ex emacs emacs-nox micro joe mcedit",
 	RuleInterpreter:    "node nodejs deno bun python perl ruby irb php lua luajit tclsh wish java jshell awk gawk mawk nawk guile dotnet erl julia Rscript",
 }
@@ -427,6 +428,10 @@ func (s *toolScan) tools(needed []string, program bool) []tool {
 				add(tool{rule: RuleInterpreter, name: l.name, evidence: "starts " + n})
 			}
 		}
+	}
+	// What is called by its own name need not be called one of binutils as well.
+	if slices.ContainsFunc(out, func(t tool) bool { return t.rule == RuleCompiler && t.name != "binutils" }) {
+		out = slices.DeleteFunc(out, func(t tool) bool { return t.name == "binutils" })
 	}
 	if s.upx >= 2 {
 		add(tool{rule: RulePacked, name: "upx", evidence: "carries UPX's marks"})

@@ -28,7 +28,7 @@ const (
 // tool is a case with a real program at a path that says nothing.
 func tool(name, rule, program, at, hides string) Case {
 	return Case{Name: name, Rule: rule, Hides: hides, Spec: func(t *Tools) (Spec, error) {
-		b, err := t.Program(program)
+		b, err := t.Unlinked(program)
 		return With(Dir("opt"), File{Name: at, Mode: 0o755, Body: b}), err
 	}}
 }
@@ -36,7 +36,7 @@ func tool(name, rule, program, at, hides string) Case {
 // packed is a case with a real program inside something else.
 func packed(name, rule, program, at string, wrap func([]byte) []byte) Case {
 	return Case{Name: name, Rule: rule, Hides: inArchive, Spec: func(t *Tools) (Spec, error) {
-		b, err := t.Program(program)
+		b, err := t.Unlinked(program)
 		if err != nil {
 			return Spec{}, err
 		}
@@ -48,7 +48,7 @@ func packed(name, rule, program, at string, wrap func([]byte) []byte) Case {
 // replace it.
 func lower(name, rule, program string, above ...File) Case {
 	return Case{Name: name, Rule: rule, Hides: lowerLayer, Spec: func(t *Tools) (Spec, error) {
-		b, err := t.Program(program)
+		b, err := t.Unlinked(program)
 		s := With(Dir("opt"), Dir("opt/x"), File{Name: "opt/x/tool", Mode: 0o755, Body: b})
 		s.Layers = append(s.Layers, Layer{Files: above})
 		return s, err
@@ -105,21 +105,21 @@ func Bad() []Case {
 		lower("shell-replaced", inspect.RuleShell, "bash", File{Name: "opt/x/tool", Mode: 0o755, Body: Program()}),
 		lower("shell-opaque", inspect.RuleShell, "dash", Dir("opt/x"), File{Name: "opt/x/.wh..wh..opq"}),
 		{Name: "shell-behind-links", Rule: inspect.RuleShell, Hides: behindLink, Spec: func(t *Tools) (Spec, error) {
-			b, err := t.Program("dash")
+			b, err := t.Unlinked("dash")
 			return With(Dir("srv"), File{Name: "srv/blob", Mode: 0o755, Body: b}, Link("opt", "srv"), Link("app/check", "../opt/blob")), err
 		}},
 		{Name: "shell-hard-link", Rule: inspect.RuleShell, Hides: behindLink, Spec: func(t *Tools) (Spec, error) {
-			b, err := t.Program("dash")
+			b, err := t.Unlinked("dash")
 			s := With(File{Name: "app/a", Mode: 0o755, Body: b}, File{Name: "app/b", Type: tar.TypeLink, Link: "app/a"})
 			s.Layers = append(s.Layers, Layer{Files: []File{Whiteout("app", "a")}})
 			return s, err
 		}},
 		{Name: "shell-not-executable", Rule: inspect.RuleShell, Hides: renamed, Spec: func(t *Tools) (Spec, error) {
-			b, err := t.Program("dash")
+			b, err := t.Unlinked("dash")
 			return With(File{Name: "app/data.bin", Mode: 0o600, Body: b}), err
 		}},
 		{Name: "shell-twice-in-a-layer", Rule: inspect.RuleShell, Hides: lowerLayer, Spec: func(t *Tools) (Spec, error) {
-			b, err := t.Program("dash")
+			b, err := t.Unlinked("dash")
 			return With(File{Name: "app/x", Mode: 0o755, Body: b}, File{Name: "app/x", Mode: 0o755, Body: Program()}), err
 		}},
 		packed("shell-in-tar-gz", inspect.RuleShell, "dash", "app/assets.tgz", func(b []byte) []byte { return gz(tarball("x/y", 0o755, b)) }),
@@ -261,7 +261,11 @@ func Bad() []Case {
 		// Would it run?
 		config("shell-form", inspect.RuleShellEntrypoint, func(s *Spec) { s.Config.Entrypoint = []string{"/bin/sh", "-c", "exec /app/server"} }),
 		config("npm-start", inspect.RuleShellEntrypoint, func(s *Spec) { s.Config.Entrypoint = []string{"npm", "start"} }),
-		config("behind-tini", inspect.RuleShellEntrypoint, func(s *Spec) { s.Config.Entrypoint = []string{"tini", "--", "bash", "/app/run"} }),
+		{Name: "behind-tini", Rule: inspect.RuleShellEntrypoint, Spec: func(*Tools) (Spec, error) {
+			s := With(Dir("usr/bin"), program("usr/bin/tini", "tini"))
+			s.Config.Entrypoint = []string{"tini", "--", "bash", "/app/run"}
+			return s, nil
+		}},
 		config("health-check", inspect.RuleShellEntrypoint, func(s *Spec) { s.Healthcheck = []string{"CMD-SHELL", "exit 0"} }),
 		{Name: "shell-script", Rule: inspect.RuleShellEntrypoint, Hides: renamed, Spec: func(*Tools) (Spec, error) {
 			s := With(File{Name: "app/start", Mode: 0o755, Body: []byte("#!/bin/sh\nexec /app/server\n")})

@@ -35,6 +35,24 @@ func ELF(texts []string) []byte {
 	return b.Bytes()
 }
 
+// Unlinked returns a dynamic program as if it had been linked statically: it
+// asks for no dynamic linker and no library, so that nothing but what it is can
+// be found wrong with it.
+func Unlinked(b []byte) []byte {
+	f, err := elf.NewFile(bytes.NewReader(b))
+	if err != nil || f.Class != elf.ELFCLASS64 || f.ByteOrder != binary.LittleEndian {
+		return b
+	}
+	b = bytes.Clone(b)
+	at := binary.LittleEndian.Uint64(b[32:]) // e_phoff
+	for i, p := range f.Progs {
+		if p.Type == elf.PT_INTERP || p.Type == elf.PT_DYNAMIC {
+			binary.LittleEndian.PutUint32(b[at+uint64(i)*56:], uint32(elf.PT_NULL))
+		}
+	}
+	return b
+}
+
 // Core is the beginning of a core dump.
 func Core() []byte {
 	b := ELF(nil)

@@ -46,6 +46,12 @@ func NewTools(dir string) *Tools {
 	return &Tools{dir: dir, have: map[string][]byte{}, fail: map[string]error{}}
 }
 
+// Unlinked returns a program of the table above as Unlinked makes it.
+func (t *Tools) Unlinked(name string) ([]byte, error) {
+	b, err := t.Program(name)
+	return Unlinked(b), err
+}
+
 // Program returns the bytes of a program of the table above.
 func (t *Tools) Program(name string) ([]byte, error) {
 	t.mu.Lock()
