@@ -4,7 +4,9 @@ import { start } from './service';
 
 async function main(): Promise<void> {
   const config = readConfig(process.env);
-  const log = pino({ level: config.logLevel });
+  // Written at once: what is still under way when the process exits could
+  // otherwise come out after later lines.
+  const log = pino({ level: config.logLevel }, pino.destination({ sync: true }));
   const starting = start(config, log);
 
   // The first signal shuts down in order, the second at once. Handled before
