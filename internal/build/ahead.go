@@ -67,6 +67,15 @@ func (b *Builder) apart() *Builder {
 	return &c
 }
 
+// aside is a builder for work ahead. It leaves a processor to what the build
+// waits for.
+func (b *Builder) aside() *Builder {
+	c := b.apart()
+	c.ahead = nil
+	c.parallel = max(1, runtime.GOMAXPROCS(0)-1)
+	return c
+}
+
 // workAhead begins what can be done while one processor is busy for a while.
 // laid is a tree that is about to be configured, or nil.
 func (b *Builder) workAhead(laid *root) {
@@ -86,8 +95,7 @@ func (b *Builder) workAhead(laid *root) {
 // productionAhead unpacks the packages of the production images and writes the
 // layers of them.
 func (b *Builder) productionAhead(platforms []oci.Platform) {
-	c := b.apart()
-	c.ahead = nil
+	c := b.aside()
 	b.ahead.do("production", func(ctx context.Context) {
 		for _, plat := range platforms {
 			layers, err := c.sharedLayers(ctx, plat)
@@ -112,8 +120,7 @@ func (b *Builder) developmentAhead(r *root) {
 			t.Set(&c)
 		}
 	}
-	c := b.apart()
-	c.ahead = nil
+	c := b.aside()
 	b.ahead.do("development", func(ctx context.Context) {
 		if err := c.keepGenerated(ctx, t); err != nil {
 			return

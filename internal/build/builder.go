@@ -82,6 +82,7 @@ type Builder struct {
 	binaries map[oci.Digest]*elfFacts
 	layers   *image.Cache // opened by Build
 	ahead    *ahead       // of the build that runs; nil for none
+	parallel int          // processors that packages are unpacked with; 0: all
 }
 
 // New checks that the lock fits the project and returns a builder.
@@ -161,7 +162,7 @@ func (b *Builder) open(ctx context.Context, pkgs []project.Package) ([]unpacked,
 	}
 	if len(inputs) > 0 {
 		t := b.progress.Task(fmt.Sprintf("unpacking %d packages", len(inputs)), 0)
-		got, err := debfile.OpenAll(ctx, b.CacheDir, inputs, nil)
+		got, err := debfile.OpenAll(ctx, b.CacheDir, inputs, b.parallel, nil)
 		t.Done(err)
 		if err != nil {
 			return nil, err

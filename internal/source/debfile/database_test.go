@@ -117,7 +117,7 @@ func TestRealDpkg(t *testing.T) {
 	}
 	inputs := fetchReal(t, closure(t, "base-files", "base-passwd", "bash", "coreutils", "dash", "debconf", "debianutils", "diffutils",
 		"dpkg", "findutils", "grep", "gzip", "hostname", "init-system-helpers", "libc-bin", "login", "mawk", "ncurses-base", "passwd", "perl-base", "sed", "sysvinit-utils", "tar", "util-linux")...)
-	pkgs, err := OpenAll(context.Background(), t.TempDir(), inputs, nil)
+	pkgs, err := OpenAll(context.Background(), t.TempDir(), inputs, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -254,12 +254,12 @@ type Input struct {
 	Digest oci.Digest // its SHA-256
 }
 
-// OpenAll is Open for many packages, as many at a time as there are processors,
-// the largest first so that none is left to run alone at the end. The result
+// OpenAll is Open for many packages with the given number of processors (0: all
+// that there are), the largest first so that none is left to run alone at the end. The result
 // has the order of the inputs. progress, when not nil, is called with the bytes
 // of all .deb files done so far and in total; calls do not overlap. The first
 // error ends the work.
-func OpenAll(ctx context.Context, cacheDir string, inputs []Input, progress func(done, total int64)) ([]*Package, error) {
+func OpenAll(ctx context.Context, cacheDir string, inputs []Input, parallel int, progress func(done, total int64)) ([]*Package, error) {
 	type job struct {
 		Input
 		size int64
@@ -297,7 +297,10 @@ func OpenAll(ctx context.Context, cacheDir string, inputs []Input, progress func
 	}
 	out := make([]*Package, len(inputs))
 	// A few more than there are processors wait for the disk meanwhile.
-	procs := make(processors, runtime.GOMAXPROCS(0))
+	if parallel <= 0 {
+		parallel = runtime.GOMAXPROCS(0)
+	}
+	procs := make(processors, parallel)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(cap(procs) + 8)
 	for _, j := range order {

@@ -373,7 +373,7 @@ func TestParallel(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			var last, total int64
-			pkgs, err := OpenAll(context.Background(), cache, inputs, func(done, all int64) {
+			pkgs, err := OpenAll(context.Background(), cache, inputs, 0, func(done, all int64) {
 				if done < last || done > all {
 					t.Errorf("progress from %d to %d of %d", last, done, all)
 				}
@@ -395,7 +395,7 @@ func TestParallel(t *testing.T) {
 	}
 	wg.Wait()
 	inputs[5].Digest = digestOf([]byte("other"))
-	if _, err := OpenAll(context.Background(), cache, inputs, nil); err == nil || !strings.Contains(err.Error(), "fetch it again") {
+	if _, err := OpenAll(context.Background(), cache, inputs, 0, nil); err == nil || !strings.Contains(err.Error(), "fetch it again") {
 		t.Errorf("one wrong digest among many: %v", err)
 	}
 }
@@ -445,7 +445,7 @@ func TestOpenAllInterrupted(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if got, err := OpenAll(ctx, t.TempDir(), []Input{{name, digestOf(b)}}, nil); !errors.Is(err, context.Canceled) || got != nil {
+	if got, err := OpenAll(ctx, t.TempDir(), []Input{{name, digestOf(b)}}, 0, nil); !errors.Is(err, context.Canceled) || got != nil {
 		t.Errorf("%v, %v", got, err)
 	}
 }

@@ -77,14 +77,14 @@ func TestRealPackages(t *testing.T) {
 	}
 	inputs := fetchReal(t, realPackages...)
 	cache := t.TempDir()
-	pkgs, err := OpenAll(context.Background(), cache, inputs, nil)
+	pkgs, err := OpenAll(context.Background(), cache, inputs, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, p := range pkgs {
 		t.Run(p.Name, func(t *testing.T) { compareWithDpkgDeb(t, tool, inputs[i].Path, p) })
 	}
-	again, err := OpenAll(context.Background(), cache, inputs, nil)
+	again, err := OpenAll(context.Background(), cache, inputs, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
