@@ -25,9 +25,12 @@ type claimed struct {
 	name       string // for people and for the subject's name
 	repository string // HOST/NAME; "" outside a registry
 	place      referrers.Place
+	store      *oci.Layout      // nil in a registry
 	remote     bool             // in a registry, where others may write too
 	root       oci.Descriptor   // what the argument names: an image or an index
 	images     []oci.Descriptor // the images of it, those of the platform that was asked for
+	whole      bool             // images are all that there are
+	strange    bool             // the index has further manifests that a runtime might take for images
 }
 
 // subjects are the digests that can be signed: the index too, because a tag
@@ -42,7 +45,7 @@ func (c *claimed) subjects() []oci.Descriptor {
 // openClaimed finds an image for signing or verifying. plat chooses one image of
 // an index; the zero platform means all.
 func openClaimed(ctx context.Context, env *Env, arg, repository string, plat oci.Platform) (*claimed, error) {
-	c := &claimed{repository: repository}
+	c := &claimed{repository: repository, whole: true}
 	var store *oci.Layout
 	ref := oci.Ref{}
 	if _, err := oci.ParseZone(arg); err == nil {
@@ -73,7 +76,7 @@ func openClaimed(ctx context.Context, env *Env, arg, repository string, plat oci
 		if c.root, err = store.Tag(ref.Tag); err != nil {
 			return nil, err
 		}
-		c.place = referrers.InLayout(store)
+		c.place, c.store = referrers.InLayout(store), store
 		c.name = ref.Tag
 	case oci.RegistryRef:
 		var err error
@@ -131,10 +134,15 @@ func (c *claimed) findImages(d oci.Descriptor, read func(oci.Descriptor) ([]byte
 		return fmt.Errorf("index %s: %w", d.Digest, err)
 	}
 	for _, m := range idx.Manifests {
-		if m.ArtifactType != "" || m.Platform != nil && m.Platform.OS == "unknown" {
-			continue // attestations of other tools, listed as if they were images
+		if unknown := m.Platform != nil && m.Platform.OS == "unknown"; m.ArtifactType != "" || unknown {
+			// Attestations of other tools, listed as if they were images. No
+			// runtime asks for the platform "unknown"; but some look at the
+			// platform only and would run what calls itself an artifact.
+			c.strange = c.strange || !unknown
+			continue
 		}
 		if plat != (oci.Platform{}) && m.Platform != nil && (m.Platform.OS != plat.OS || m.Platform.Architecture != plat.Architecture) {
+			c.whole = false
 			continue
 		}
 		if err := c.findImages(m, read, plat, depth+1); err != nil {

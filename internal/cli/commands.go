@@ -15,6 +15,8 @@ func Commands() []*Command {
 		signCommand(),
 		attestCommand(),
 		verifyCommand(),
+		checkCommand(),
+		rulesCommand(),
 		keyCommand(),
 		diffCommand(),
 		demoCommand(),

@@ -17,7 +17,7 @@ import (
 func (j *judge) missing(kind evidence.Kind, what string) {
 	if !j.in.Evidence.Trusted {
 		if kind == evidence.Signature {
-			j.add(CannotTell, Reason{Message: "nobody was named who may be believed", Remedy: "name a trust policy (--trust FILE) or a public key (--key FILE)"})
+			j.add(CannotTell, Reason{Message: "nobody was named who may be believed", Remedy: "name a trust policy (--trust FILE) or a public key (--key FILE); `twinhull sign` and `twinhull attest` make the claims"})
 			return
 		}
 		j.outcome(CannotTell, "nobody was named who may be believed: see %s", RuleSignature)

@@ -153,3 +153,23 @@ func (p *Policy) builder(id string) (level int, ok bool) {
 	}
 	return 0, false
 }
+
+// Table is the table of rules with those that the policy adds.
+func (p *Policy) Table() []Rule {
+	all := Rules()
+	for i := range p.Rules {
+		c := &p.Rules[i]
+		r := c.rule()
+		r.Waive = "A waiver in policy.yaml with rule: " + r.ID + ", subject: " + r.ID + ", and a reason, an owner and an expiry."
+		for _, z := range c.Zones {
+			switch z {
+			case oci.Production:
+				r.Production = Refuses
+			case oci.Development:
+				r.Development = Refuses
+			}
+		}
+		all = append(all, r)
+	}
+	return all
+}

@@ -79,7 +79,43 @@ func (j *judge) ask(docs []vex.Document, v Vulnerability) vex.Answer {
 	if len(docs) == 0 {
 		return vex.Answer{}
 	}
-	return vex.Ask(docs, vex.Query{Vulnerability: append([]string{v.ID}, v.Aliases...), Image: j.facts.Digest, Package: v.Package, Now: j.in.Now})
+	q := vex.Query{Vulnerability: append([]string{v.ID}, v.Aliases...), Image: j.facts.Digest, Package: v.Package, Now: j.in.Now}
+	a := vex.Ask(docs, q)
+	// Whoever writes a statement takes the name from the bill of materials,
+	// whose qualifiers may be others than those that inspection gives.
+	for _, other := range j.listedAs(v.Package) {
+		q.Package = other
+		b := vex.Ask(docs, q)
+		if b.Said && (!a.Said || a.Silenced && !b.Silenced) {
+			a = b
+		}
+	}
+	return a
+}
+
+// listedAs are the package URLs by which believed bills of materials know a
+// package, other than its own.
+func (j *judge) listedAs(purl string) (out []string) {
+	key, ok := purlKey(purl)
+	if !ok {
+		return nil
+	}
+	if j.listed == nil {
+		j.listed = map[string][]string{}
+		for _, s := range j.in.Evidence.SBOMs {
+			for _, c := range s.Packages {
+				if k, ok := purlKey(c.PURL); ok && !slices.Contains(j.listed[k], c.PURL) {
+					j.listed[k] = append(j.listed[k], c.PURL)
+				}
+			}
+		}
+	}
+	for _, p := range j.listed[key] {
+		if p != purl {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // matters tells whether a vulnerability is at the policy's threshold or above.

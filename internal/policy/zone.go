@@ -80,7 +80,7 @@ func (j *judge) zone() {
 	told := slices.ContainsFunc(j.res.Reasons, func(r Reason) bool { return r.Subject == "claims" })
 	if claims == 0 && want == oci.Production && !told {
 		j.add(CannotTell, Reason{Subject: "claims", Message: "no believed claim says which zone it is of",
-			Remedy: "attest provenance or origins where it was built; of an image of another builder an inspection: `twinhull check IMAGE --attest --key FILE`"})
+			Remedy: "attest provenance or origins where it was built; of an image of another builder an inspection: `twinhull check IMAGE --attest KEY`"})
 	}
 	if len(j.res.Reasons) == 0 {
 		places := []string{"label"}

@@ -91,7 +91,9 @@ func FromOrigins(o *build.Origins, l *project.Lock, tool string) Document {
 		if t.Name != "go" {
 			modules[t.Digest] = module{Package{Type: "npm", Name: t.Name, Version: t.Version, Digest: t.Digest, PURL: evidence.NPMURL(t.Name, t.Version)}, true}
 		} else {
-			modules[t.Digest] = module{Package{Type: "golang", Name: "toolchain", Version: t.Version, Digest: t.Digest, PURL: evidence.GoURL("toolchain", t.Version)}, true}
+			// What of a toolchain ends in a program is its standard library, and
+			// under that name scanners and vulnerability databases know it.
+			modules[t.Digest] = module{Package{Type: "golang", Name: "stdlib", Version: t.Version, Digest: t.Digest, PURL: evidence.GoURL("stdlib", t.Version)}, true}
 		}
 	}
 	for _, m := range l.Go {
@@ -124,6 +126,11 @@ func FromOrigins(o *build.Origins, l *project.Lock, tool string) Document {
 			if m, known := modules[dep]; known && !m.dev && used[dep] == "" {
 				used[dep] = Compiled
 			}
+		}
+	}
+	for _, t := range l.Tools {
+		if t.Name == "go" && len(artifact) > 0 && used[t.Digest] == "" {
+			used[t.Digest] = Compiled
 		}
 	}
 	for dg, how := range used {

@@ -73,6 +73,12 @@ func TestFromOrigins(t *testing.T) {
 	if len(d.Files) != 3 || d.Files[0].From != "artifact compile:dist" || d.Files[2].From != d.Packages[0].PURL {
 		t.Errorf("files: %+v", d.Files)
 	}
+	// A Go toolchain that an artifact may have been made with is in it as the
+	// standard library.
+	l.Tools = []project.Tool{{Name: "go", Version: "1.26.8", Digest: sum("go")}}
+	if d := FromOrigins(o, l, "1.0"); len(d.Packages) != 5 || !slices.ContainsFunc(d.Packages, func(p Package) bool { return p.PURL == "pkg:golang/stdlib@1.26.8" && p.How == Compiled }) {
+		t.Errorf("with a Go toolchain: %+v", d.Packages)
+	}
 	o.Zone = oci.Development
 	if d := FromOrigins(o, l, "1.0"); len(d.Files) != 0 {
 		t.Errorf("a development image lists %d files", len(d.Files))
