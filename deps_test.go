@@ -58,6 +58,8 @@ var order = []room{
 	{"internal/evidence/strictjson", "", "JSON that two programs cannot read in two ways: knows no document"},
 	{"internal/evidence", "oci evidence/strictjson", "statements and what they are about: text, which proves nothing"},
 	{"internal/evidence/vex", "oci evidence/strictjson", "one question about somebody's statement"},
+	{"internal/evidence/vuln/version", "source/deb", "the order of versions: knows no vulnerability; Debian's is where Debian is"},
+	{"internal/evidence/vuln", "oci durable inspect evidence evidence/strictjson evidence/vuln/version", "known vulnerabilities of what was inspected: finds, and judges nothing"},
 	{"internal/evidence/absence", "oci evidence/strictjson", "the form of a proof; who reads images and who judges stand beside it"},
 	{"internal/evidence/summary", "oci evidence evidence/strictjson", "the form of a verdict; the gate gives it"},
 	{"internal/evidence/origin", "oci build evidence", "why each file is there, as a claim"},
@@ -71,7 +73,7 @@ var order = []room{
 	{"internal/policy", "oci project inspect evidence evidence/vex", "the decision: facts and claims as plain data, so that who gathers them cannot matter"},
 	{"internal/gate", "oci project image build inspect evidence evidence/absence evidence/origin evidence/provenance evidence/sbom evidence/summary evidence/testresult evidence/vex evidence/vuln trust trust/referrers policy", "gathers, opens and asks: the one door to a verdict"},
 
-	{"internal/cli", "oci durable filetree progress project source/site source/fetch source/vault source/debfile source/deb source/npm source/gomod sandbox image build inspect evidence evidence/known evidence/provenance evidence/sbom evidence/summary evidence/testresult evidence/vex trust trust/referrers policy gate", "wiring for a person at a terminal"},
+	{"internal/cli", "oci durable filetree progress project source/site source/fetch source/vault source/debfile source/deb source/npm source/gomod sandbox image build inspect evidence evidence/known evidence/provenance evidence/sbom evidence/summary evidence/testresult evidence/vex evidence/vuln trust trust/referrers policy gate", "wiring for a person at a terminal"},
 	{"cmd/twinhull", "sandbox cli", "main: the sandbox's own processes first, then the command line"},
 }
 
@@ -86,6 +88,8 @@ var pure = []struct{ name, edges, why string }{
 	{"internal/evidence/strictjson", "", "a reader of bytes"},
 	{"internal/evidence", "", "a statement depends on what it says"},
 	{"internal/evidence/vex", "", "whether a finding is silenced depends on documents and time given"},
+	{"internal/evidence/vuln/version", "", "versions compare alike everywhere"},
+	{"internal/evidence/vuln", "import.go spool.go db.go zip.go", "what is found depends on the database, the packages and the time given"},
 	{"internal/evidence/absence", "", "data"},
 	{"internal/evidence/summary", "", "whether a summary is accepted depends on what is expected, time included"},
 	{"internal/evidence/provenance", "", "equal builds have equal provenance"},

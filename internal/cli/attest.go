@@ -25,6 +25,7 @@ import (
 	"twinhull.dev/twinhull/internal/evidence/summary"
 	"twinhull.dev/twinhull/internal/evidence/testresult"
 	"twinhull.dev/twinhull/internal/evidence/vex"
+	"twinhull.dev/twinhull/internal/evidence/vuln"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/project"
 	"twinhull.dev/twinhull/internal/source/vault"
@@ -52,7 +53,7 @@ signs them whole, for tools that look for the document itself.`,
 		Examples: "twinhull attest production --key release.key\ntwinhull attest production --key release.key --type provenance\ntwinhull attest oci:out --key security.key --type vex --predicate app.openvex.json",
 		Flags: func(f *pflag.FlagSet) {
 			f.StringVar(&key, "key", "", "private key `FILE`, or a key management service's reference")
-			f.StringArrayVar(&types, "type", nil, "`TYPE` of claim: sbom, provenance, tests, origins; with --predicate also spdx, cyclonedx, vex or a URI; may be repeated")
+			f.StringArrayVar(&types, "type", nil, "`TYPE` of claim: sbom, provenance, tests, origins; with --predicate also spdx, cyclonedx, vex, vulnerabilities or a URI; may be repeated")
 			f.StringVar(&predicate, "predicate", "", "JSON `FILE` that holds the predicate")
 			f.StringVar(&platform, "platform", "", "attest only the image for this platform")
 			f.BoolVar(&inline, "inline", false, "sign bills of materials whole, whatever their size")
@@ -205,6 +206,9 @@ func readPredicate(path, kind string, inline bool) (*known.Claim, error) {
 	case "vex", "openvex", evidence.TypeVEX:
 		c.PredicateType = evidence.TypeVEX
 		_, err = vex.Parse(data)
+	case "vulnerabilities", evidence.TypeVulns:
+		c.PredicateType = evidence.TypeVulns
+		_, err = vuln.Parse(evidence.TypeVulns, data)
 	case "summary", evidence.TypeSummary:
 		c.PredicateType = evidence.TypeSummary
 		_, err = summary.Parse(data)

@@ -17,6 +17,8 @@ func Commands() []*Command {
 		verifyCommand(),
 		checkCommand(),
 		rulesCommand(),
+		scanCommand(),
+		vulndbCommand(),
 		keyCommand(),
 		diffCommand(),
 		demoCommand(),

@@ -152,13 +152,6 @@ func parseRecord(data []byte) (*record, error) {
 	if len(w.Aliases)+len(w.Upstream) > maxNames || len(w.Affected) > maxAffected {
 		return nil, fmt.Errorf("%d aliases and upstream names and %d packages, more than %d and %d", len(w.Aliases)+len(w.Upstream), len(w.Affected), maxNames, maxAffected)
 	}
-	for _, names := range [][]string{w.Aliases, w.Upstream} {
-		for _, n := range names {
-			if !idForm.MatchString(n) {
-				return nil, fmt.Errorf("alias or upstream %.60q", n)
-			}
-		}
-	}
 	modified, err := when("modified", w.Modified)
 	published, err2 := when("published", w.Published)
 	withdrawn, err3 := when("withdrawn", w.Withdrawn)
@@ -300,9 +293,16 @@ func field(object json.RawMessage, name string) string {
 	return s
 }
 
-// others sorts names and leaves out the id and what is there twice.
+// others sorts names and leaves out the id, what is there twice and what is no
+// name: databases hold a few with a comma too many, and without one name a
+// vulnerability still is one.
 func others(id string, names []string) []string {
-	out := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == id })
+	var out []string
+	for _, n := range names {
+		if n = strings.Trim(n, " ,;"); n != id && idForm.MatchString(n) {
+			out = append(out, n)
+		}
+	}
 	slices.Sort(out)
 	return slices.Compact(out)
 }
