@@ -46,6 +46,20 @@ func (s *summary) config() {
 			c.Labels[k] = v
 		}
 	}
+	// What Facts have no field for is read all the same.
+	for _, k := range slices.Sorted(maps.Keys(s.img.Manifest.Annotations)) {
+		s.redactVariable("annotations", k+"="+s.img.Manifest.Annotations[k])
+	}
+	for _, l := range s.img.Manifest.Layers {
+		for _, k := range slices.Sorted(maps.Keys(l.Annotations)) {
+			s.redactVariable("layer annotations", k+"="+l.Annotations[k])
+		}
+	}
+	s.redact("author", s.img.Config.Author)
+	s.docker = dockerConfig(s.img.RawConfig)
+	s.redactAll("health check", s.docker.Healthcheck.Test)
+	s.redactAll("ONBUILD", s.docker.OnBuild)
+	s.redactAll("shell", s.docker.Shell)
 	for _, h := range s.img.Config.History {
 		c.History = append(c.History, s.redactHistory(h.CreatedBy))
 		if h.Comment != "" {
@@ -59,6 +73,23 @@ func (s *summary) config() {
 	}
 	s.zone()
 	c.UID, c.GID = s.user(cfg.User)
+}
+
+// dockerFields are what Docker's configuration has beyond OCI's.
+type dockerFields struct {
+	Healthcheck struct{ Test []string }
+	OnBuild     []string
+	Shell       []string
+}
+
+// dockerConfig reads them. The configuration has been parsed before; fields of
+// another form are nobody's.
+func dockerConfig(raw []byte) (d dockerFields) {
+	var doc struct{ Config json.RawMessage }
+	if json.Unmarshal(raw, &doc) == nil && len(doc.Config) > 0 {
+		_ = json.Unmarshal(doc.Config, &d)
+	}
+	return d
 }
 
 func (s *summary) redactAll(where string, args []string) []string {
@@ -309,7 +340,7 @@ func (s *summary) settings() {
 			s.add(Finding{Rule: RuleWritesOutside, Subject: name, Detail: fmt.Sprintf("%s=%s lies outside the paths that the image may write", name, s.shown(name, value))})
 		}
 	}
-	args := slices.Concat(cfg.Entrypoint, cfg.Cmd)
+	args := slices.Concat(cfg.Entrypoint, cfg.Cmd, s.firstLine)
 	for _, a := range args {
 		for _, d := range debugArguments {
 			for word := range strings.FieldsSeq(a) {
@@ -462,13 +493,10 @@ func (s *summary) readiness() {
 	} else {
 		s.entrypoint(args, 0)
 	}
-	var raw struct {
-		Config struct{ Healthcheck struct{ Test []string } }
-	}
 	// Docker's health check is not part of the OCI configuration, and runtimes
 	// run it all the same.
-	if json.Unmarshal(s.img.RawConfig, &raw) == nil && len(raw.Config.Healthcheck.Test) > 1 {
-		switch t := raw.Config.Healthcheck.Test; t[0] {
+	if t := s.docker.Healthcheck.Test; len(t) > 1 {
+		switch t[0] {
 		case "CMD-SHELL":
 			s.add(Finding{Rule: RuleShellEntrypoint, Subject: "health check", Detail: "the health check is given to a shell"})
 		case "CMD":
@@ -574,6 +602,7 @@ func (s *summary) entrypoint(args []string, depth int) {
 	if c.interp != "" {
 		f.Ready.Script = f.Ready.Program
 		interp, rest := c.interp, strings.Fields(c.argv)
+		s.firstLine = rest
 		if path.Base(interp) == "env" {
 			rest = slices.DeleteFunc(rest, func(a string) bool { return strings.HasPrefix(a, "-") })
 			if s.file(interp) == nil {

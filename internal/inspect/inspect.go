@@ -109,6 +109,9 @@ type summary struct {
 	drawn map[string]int    // findings that are drawn together: key → index in f.Findings
 	count map[string]int    // findings by rule
 	alias map[*entry][]string
+
+	docker    dockerFields
+	firstLine []string // arguments in the first line of the script that the entry point is
 }
 
 // maxFindings of one rule are told one by one; the rest is counted.

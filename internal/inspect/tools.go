@@ -78,10 +78,10 @@ var programs = []signature{
 	{RuleNetworkClient, "nslookup", 2, []string{"SERVER:\t\t%s", "Server:\t\t%s", "** server can't find %s: %s"}},
 	{RuleNetworkClient, "host", 1, []string{"Usage: host [-aCdilrTvVw]"}},
 	{RuleNetworkClient, "tcpdump", 1, []string{"-AbdDefhHIJKlLnNOpqStuUvxX#"}},
-	{RuleNetworkClient, "nmap", 1, []string{"Nmap Scripting Engine", "Nmap %s ( %s )"}},
+	{RuleNetworkClient, "nmap", 1, []string{"Usage: nmap [Scan Type(s)]", "Nmap wishes you a merry Christmas"}},
 	{RuleNetworkClient, "tshark", 1, []string{"Usage: tshark [options]"}},
 	{RuleNetworkClient, "git", 2, []string{"usage: git [-v | --version]", "use \"git help\" ", "git: '%s' is not a git command", "These are common Git commands used"}},
-	{RuleNetworkClient, "rsync", 1, []string{"is a file transfer program capable of efficient remote update"}},
+	{RuleNetworkClient, "rsync", 2, []string{"is a file transfer program capable of efficient remote update", "RSYNC_PARTIAL_DIR", "Attempt to hack rsync thwarted!", "filter rules are too modern for remote rsync"}},
 
 	{RuleEditor, "vim", 1, []string{"VIM - Vi IMproved"}},
 	{RuleEditor, "nvim", 2, []string{"nvim_buf_set_lines", "NVIM_LOG_FILE", "nvim --listen"}},

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	digest "github.com/opencontainers/go-digest"
@@ -93,7 +94,7 @@ func Bad() []Case {
 	pkg := func(dir, body string) []File {
 		return []File{Dir("app"), Dir("app/lib"), text(dir+"/package.json", body)}
 	}
-	return []Case{
+	return slices.Concat(kinds(), hiding(), []Case{
 		// Shells.
 		tool("bash-renamed", inspect.RuleShell, "bash", "opt/report", renamed),
 		tool("dash-renamed", inspect.RuleShell, "dash", "opt/.cache", renamed),
@@ -205,7 +206,7 @@ func Bad() []Case {
 		files("tests", inspect.RuleTestFiles, "", text("app/test/a.js", "x")),
 		files("coverage", inspect.RuleCoverage, "", text("app/lcov.info", "TN:\n")),
 		files("git", inspect.RuleVCS, "", text("app/.git/config", "[core]\n")),
-		files("git-renamed", inspect.RuleVCS, renamed, text("app/history/HEAD", "ref: refs/heads/main\n")),
+		files("git-folder-renamed", inspect.RuleVCS, renamed, text("app/history/HEAD", "ref: refs/heads/main\n")),
 		hidden("git-deleted", inspect.RuleVCS, text("app/pack", "PACK\x00\x00\x00\x02\x00\x00\x00\x01")),
 		files("env-file", inspect.RuleEnvFile, "", text("app/.env", "LEVEL=info\n")),
 		files("npm-cache", inspect.RulePackageCache, "", text("root/.npm/_cacache/index-v5/ab", "x")),
@@ -384,7 +385,7 @@ func Bad() []Case {
 		files("hard-link-to-nothing", inspect.RuleHostile, "", File{Name: "app/h", Type: tar.TypeLink, Link: "app/gone"}),
 		config("zone-in-doubt", inspect.RuleInconsistent, func(s *Spec) { s.Annotations[oci.ZoneKey] = string(oci.Development) }),
 		config("zone-in-history", inspect.RuleInconsistent, func(s *Spec) { s.Layers[1].History = "twinhull 1: development: tools" }),
-	}
+	})
 }
 
 func quote(s string) string {

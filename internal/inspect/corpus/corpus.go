@@ -12,9 +12,16 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -24,6 +31,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"twinhull.dev/twinhull/internal/image"
+	"twinhull.dev/twinhull/internal/inspect"
 	"twinhull.dev/twinhull/internal/oci"
 )
 
@@ -59,6 +67,7 @@ type Spec struct {
 	Annotations map[string]string
 	History     []ocispec.History // instead of one entry for each layer
 	Platform    ocispec.Platform
+	DockerSave  bool // Case.Store writes a file as docker save does, which has no manifest
 	// Change, which may be nil, is the last to touch what is written.
 	Change func(m *ocispec.Manifest, c *ocispec.Image)
 	// Spoil, which may be nil, is called with the finished layout.
@@ -75,6 +84,103 @@ type Case struct {
 	// Spec makes the image. It may fail with ErrNoTool where a tool cannot be
 	// had; tests skip then.
 	Spec func(t *Tools) (Spec, error)
+}
+
+// Expectation is one finding that inspecting a case must give: no more and no
+// fewer than a case's expectations are right.
+type Expectation struct {
+	Rule    string
+	Subject string
+	Path    string // "" when it is in the configuration
+	Inside  string // path inside the archive at Path
+	Layer   int    // index of the layer; -1 when the finding names none
+	Hidden  bool
+}
+
+// expected are the findings of every bad image, in lines of seven fields
+// between tabs: case, rule, subject, path, path inside an archive, layer,
+// "hidden"; "-" is an empty field. The tests of package inspect write it
+// (go test -run TestBadImages -update) and compare with it.
+//
+//go:embed expected.txt
+var expected string
+
+// Expected returns the findings that inspecting the case must give; none for a
+// clean image and for one that does not open.
+func (c Case) Expected() ([]Expectation, error) {
+	var list []Expectation
+	for line := range strings.Lines(expected) {
+		name, rest, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		if !ok || name != c.Name {
+			continue
+		}
+		f := strings.Split(rest, "\t")
+		if len(f) != 6 {
+			return nil, fmt.Errorf("expected.txt: case %s has %d fields", c.Name, len(f))
+		}
+		for i := range f {
+			if f[i] == "-" {
+				f[i] = ""
+			}
+		}
+		layer, err := strconv.Atoi(f[4])
+		if err != nil {
+			return nil, fmt.Errorf("expected.txt: case %s: layer: %w", c.Name, err)
+		}
+		list = append(list, Expectation{f[0], f[1], f[2], f[3], layer, f[5] != ""})
+	}
+	return list, nil
+}
+
+// Rules returns the ids of all rules that inspecting the case must name, sorted:
+// Case.Rule and what the same defect breaks besides.
+func (c Case) Rules() ([]string, error) {
+	list, err := c.Expected()
+	var ids []string
+	for _, e := range list {
+		ids = append(ids, e.Rule)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), err
+}
+
+// Expectations turns what was found into the form of expected.txt.
+func Expectations(f *inspect.Facts) []Expectation {
+	var list []Expectation
+	for _, x := range f.Findings {
+		layer := slices.IndexFunc(f.Layers, func(l inspect.Layer) bool { return l.Digest == x.Layer })
+		list = append(list, Expectation{x.Rule, x.Subject, x.Path, x.Inside, layer, x.Hidden})
+	}
+	slices.SortFunc(list, func(a, b Expectation) int { return strings.Compare(a.line(), b.line()) })
+	return list
+}
+
+func (e Expectation) line() string {
+	field := func(s string) string {
+		if s == "" {
+			return "-"
+		}
+		return strings.Map(func(r rune) rune {
+			if r < ' ' {
+				return ' '
+			}
+			return r
+		}, s)
+	}
+	hidden := ""
+	if e.Hidden {
+		hidden = "hidden"
+	}
+	return strings.Join([]string{field(e.Rule), field(e.Subject), field(e.Path), field(e.Inside), strconv.Itoa(e.Layer), field(hidden)}, "\t")
+}
+
+// Lines is the part of expected.txt that is about the case.
+func Lines(name string, list []Expectation) string {
+	var b strings.Builder
+	for _, e := range list {
+		b.WriteString(name + "\t" + e.line() + "\n")
+	}
+	return b.String()
 }
 
 // Tag is the tag that Write gives the image.
@@ -156,6 +262,66 @@ func Write(dir string, s Spec) (*oci.Layout, error) {
 		return l, s.Spoil(l, m)
 	}
 	return l, nil
+}
+
+// Store writes the case's image in dir and says where it is: an OCI layout, or
+// a file as docker save writes it. It fails with ErrNoTool where a program of
+// the image cannot be had.
+func (c Case) Store(dir string, t *Tools) (oci.Ref, error) {
+	s, err := c.Spec(t)
+	if err != nil {
+		return oci.Ref{}, err
+	}
+	l, err := Write(filepath.Join(dir, "layout"), s)
+	if err != nil {
+		return oci.Ref{}, err
+	}
+	if !s.DockerSave {
+		return oci.Ref{Kind: oci.LayoutRef, Path: l.Dir(), Tag: Tag}, nil
+	}
+	file := filepath.Join(dir, "image.tar")
+	return oci.Ref{Kind: oci.DockerArchiveRef, Path: file}, dockerSave(file, l)
+}
+
+// dockerSave writes the image of a layout as docker save does: uncompressed
+// layers in folders, a configuration, manifest.json.
+func dockerSave(file string, l *oci.Layout) error {
+	desc, err := l.Tag(Tag)
+	if err != nil {
+		return err
+	}
+	img, err := image.OpenDescriptor(l, desc, image.OpenOptions{Platform: oci.Platform{OS: "linux", Architecture: "amd64"}})
+	if err != nil {
+		return err
+	}
+	defer img.Close()
+	config := img.Manifest.Config.Digest.Encoded() + ".json"
+	files := []File{{Name: config, Body: img.RawConfig}}
+	item := map[string]any{"Config": config, "RepoTags": []string{"example/app:latest"}}
+	var layers []string
+	for i := range img.Manifest.Layers {
+		r, err := img.OpenLayer(context.Background(), i, image.Limits{})
+		if err != nil {
+			return err
+		}
+		b, err := io.ReadAll(r)
+		if err := errors.Join(err, r.Close()); err != nil {
+			return err
+		}
+		name := img.Config.RootFS.DiffIDs[i].Encoded() + "/layer.tar"
+		layers = append(layers, name)
+		files = append(files, File{Name: name, Body: b})
+	}
+	item["Layers"] = layers
+	manifest, err := json.Marshal([]any{item})
+	if err != nil {
+		return err
+	}
+	b, err := Tar(append(files, File{Name: "manifest.json", Body: manifest}))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, b, 0o644)
 }
 
 // Open opens an image that Write stored.

@@ -12,9 +12,11 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 )
 
@@ -78,6 +80,55 @@ func gz(b []byte) []byte {
 	_, _ = w.Write(b) // to memory
 	_ = w.Close()
 	return out.Bytes()
+}
+
+func zst(b []byte) []byte {
+	w, err := zstd.NewWriter(nil)
+	if err != nil {
+		panic(err) // no option is wrong
+	}
+	return w.EncodeAll(b, nil)
+}
+
+// utf16 is text as Windows writes it: little endian, with a mark.
+func utf16(s string) []byte {
+	b := []byte{0xff, 0xfe}
+	for i := range len(s) {
+		b = append(b, s[i], 0)
+	}
+	return b
+}
+
+// openSSHKey has the form of ssh-keygen's file.
+func openSSHKey() []byte {
+	body := append([]byte("openssh-key-v1\x00\x00\x00\x00\x04none"), token(40, 300, letters)...)
+	return pem.EncodeToMemory(&pem.Block{Type: "OPENSSH PRIV" + "ATE KEY", Bytes: body})
+}
+
+// rawTar is a stream with one file under a name that package tar would not
+// write as it is.
+func rawTar(name string, body []byte) []byte {
+	var h [512]byte
+	copy(h[0:100], name)
+	copy(h[100:], "0000755\x00")
+	copy(h[108:], "0000000\x00")
+	copy(h[116:], "0000000\x00")
+	copy(h[124:], fmt.Sprintf("%011o\x00", len(body)))
+	copy(h[136:], "00000000000\x00")
+	h[156] = tar.TypeReg
+	copy(h[257:], "ustar\x0000")
+	sum(&h)
+	return slices.Concat(h[:], body, make([]byte, (512-len(body)%512)%512), make([]byte, 1024))
+}
+
+// sum fills in a header's checksum.
+func sum(h *[512]byte) {
+	copy(h[148:], "        ")
+	n := 0
+	for _, c := range h {
+		n += int(c)
+	}
+	copy(h[148:], fmt.Sprintf("%06o\x00 ", n))
 }
 
 func xzip(b []byte) []byte {
@@ -165,12 +216,7 @@ func sparseTar(size int64) []byte {
 	copy(h[386:], fmt.Sprintf("%011o\x00", size)) // one region: at the end, empty
 	copy(h[398:], "00000000000\x00")
 	copy(h[483:], fmt.Sprintf("%011o\x00", size))
-	copy(h[148:], "        ")
-	sum := 0
-	for _, c := range h {
-		sum += int(c)
-	}
-	copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
+	sum(&h)
 	return append(h[:], make([]byte, 1024)...)
 }
 

@@ -23,13 +23,13 @@ var ErrNoTool = errors.New("not to be had on this machine")
 
 // packages are the Debian packages of tools, and where the tool lies in them.
 var packages = map[string]struct{ name, path string }{
-	"bash": {"bash", "bash"}, "dash": {"dash", "dash"}, "zsh": {"zsh", "zsh"}, "mksh-static": {"mksh", "x86_64-linux-musl/bin/mksh"}, "fish": {"fish", "fish"}, "busybox-static": {"busybox-static", "busybox"},
+	"bash": {"bash", "bash"}, "dash": {"dash", "dash"}, "zsh": {"zsh", "zsh"}, "mksh-static": {"mksh", "x86_64-linux-musl/bin/mksh"}, "fish": {"fish", "fish"}, "tcsh": {"tcsh", "tcsh"}, "yash": {"yash", "yash"}, "ksh": {"ksh93u+m", "ksh93"}, "toybox": {"toybox", "toybox"}, "busybox-static": {"busybox-static", "busybox"},
 	"apt-get": {"apt", "apt-get"}, "dpkg": {"dpkg", "dpkg"}, "rpm": {"rpm", "rpm"},
 	"gcc": {"gcc-12", "x86_64-linux-gnu-gcc-12"}, "as": {"binutils-x86-64-linux-gnu", "x86_64-linux-gnu-as"}, "ld": {"binutils-x86-64-linux-gnu", "x86_64-linux-gnu-ld.bfd"}, "tcc": {"tcc", "tcc"}, "make": {"make", "make"}, "ninja": {"ninja-build", "ninja"},
-	"gdb": {"gdb", "gdb"}, "gdbserver": {"gdbserver", "gdbserver"}, "strace": {"strace", "strace"}, "ltrace": {"ltrace", "ltrace"},
-	"curl": {"curl", "curl"}, "wget": {"wget", "wget"}, "nc": {"netcat-openbsd", "nc.openbsd"}, "socat": {"socat", "socat"}, "ssh": {"openssh-client", "ssh"}, "dig": {"bind9-dnsutils", "dig"}, "tcpdump": {"tcpdump", "tcpdump"},
+	"gdb": {"gdb", "gdb"}, "gdbserver": {"gdbserver", "gdbserver"}, "strace": {"strace", "strace"}, "ltrace": {"ltrace", "ltrace"}, "valgrind": {"valgrind", "valgrind.bin"}, "rr": {"rr", "rr"}, "bpftrace": {"bpftrace", "bpftrace"},
+	"curl": {"curl", "curl"}, "wget": {"wget", "wget"}, "nc": {"netcat-openbsd", "nc.openbsd"}, "socat": {"socat", "socat"}, "ssh": {"openssh-client", "ssh"}, "dig": {"bind9-dnsutils", "dig"}, "tcpdump": {"tcpdump", "tcpdump"}, "git": {"git", "git"}, "rsync": {"rsync", "rsync"}, "telnet": {"inetutils-telnet", "inetutils-telnet"}, "ncat": {"ncat", "ncat"}, "nmap": {"nmap", "nmap"},
 	"vim": {"vim-tiny", "vim.tiny"}, "nano": {"nano", "nano"}, "ed": {"ed", "ed"},
-	"perl": {"perl-base", "perl"}, "mawk": {"mawk", "mawk"},
+	"perl": {"perl-base", "perl"}, "mawk": {"mawk", "mawk"}, "gawk": {"gawk", "gawk"}, "lua": {"lua5.4", "lua5.4"}, "python": {"python3.11-minimal", "python3.11"}, "php": {"php8.2-cli", "php8.2"},
 }
 
 // Tools finds real programs: this machine's own, else from its Debian archive
@@ -45,6 +45,9 @@ type Tools struct {
 func NewTools(dir string) *Tools {
 	return &Tools{dir: dir, have: map[string][]byte{}, fail: map[string]error{}}
 }
+
+// Dir is the folder of what was downloaded.
+func (t *Tools) Dir() string { return t.dir }
 
 // Unlinked returns a program of the table above as Unlinked makes it.
 func (t *Tools) Unlinked(name string) ([]byte, error) {
@@ -126,7 +129,11 @@ func (t *Tools) download(pkg, suffix string) ([]byte, error) {
 			return nil, fmt.Errorf("%s is not in package %s: %w", suffix, pkg, err)
 		}
 		if h.Typeflag == tar.TypeReg && strings.HasSuffix(path.Clean(h.Name), "/"+suffix) {
-			return io.ReadAll(r)
+			b, err := io.ReadAll(r)
+			if err != nil || bytes.HasPrefix(b, []byte(elf.ELFMAG)) {
+				return b, err
+			}
+			// Another file of that name: settings, a script of an init system.
 		}
 	}
 }
