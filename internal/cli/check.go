@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"twinhull.dev/twinhull/internal/evidence"
+	"twinhull.dev/twinhull/internal/evidence/vuln"
 	"twinhull.dev/twinhull/internal/gate"
 	"twinhull.dev/twinhull/internal/image"
 	"twinhull.dev/twinhull/internal/inspect"
@@ -49,6 +50,7 @@ not be judged, which is a refusal too.`,
 			f.StringVar(&o.policy, "policy", "", "policy `FILE` (default: the built-in policy)")
 			f.StringVar(&o.trust, "trust", "", "trust policy `FILE`: who may make which claims")
 			f.StringVar(&o.key, "key", "", "public key `FILE`: believe this key and nobody else")
+			vulnFlag(f, &o.database)
 			f.StringVar(&o.platform, "platform", "", "of an index only the image for this platform (default: all)")
 			f.StringVar(&o.attest, "attest", "", "sign the verdict and the inspection with this private `KEY` file, or a key management service's reference")
 			f.StringVar(&o.verifier, "verifier", "", "`URI` that names the verifier in the summary (default: this program's gate)")
@@ -60,8 +62,8 @@ not be judged, which is a refusal too.`,
 }
 
 type checkOptions struct {
-	zone, repository, policy, trust, key, platform, attest, verifier, output string
-	all                                                                      bool
+	zone, repository, policy, trust, key, platform, database, attest, verifier, output string
+	all                                                                                bool
 }
 
 func (o *checkOptions) run(ctx context.Context, env *Env, arg string) error {
@@ -93,6 +95,14 @@ func (o *checkOptions) run(ctx context.Context, env *Env, arg string) error {
 		if signer, err = openSigner(ctx, env, o.attest); err != nil {
 			return err
 		}
+	}
+	db, err := o.openDatabase(env)
+	if err != nil {
+		return undecided(err)
+	}
+	if db != nil {
+		defer db.Close()
+		req.Database = db
 	}
 	t, err := o.open(ctx, env, arg, plat)
 	if err != nil {
@@ -137,6 +147,20 @@ func (o *checkOptions) readPolicy(env *Env) (*policy.Policy, error) {
 		return nil, &Error{Code: Misused, Err: err}
 	}
 	return p, nil
+}
+
+// openDatabase opens the vulnerability database; nil when nobody named one and
+// none was imported, which the verdict tells.
+func (o *checkOptions) openDatabase(env *Env) (*vuln.DB, error) {
+	dir, err := vulnDir(env, o.database)
+	if err != nil {
+		return nil, nil // no cache folder: nothing was imported
+	}
+	db, err := vuln.Open(dir)
+	if errors.Is(err, vuln.ErrNoDatabase) && o.database == "" {
+		return nil, nil
+	}
+	return db, err
 }
 
 // readLimited reads a file of at most limit bytes.
@@ -458,7 +482,8 @@ func writeReasons(say func(string, ...any), r policy.Result, all bool, want func
 			text = shorten(text, 110)
 		}
 		say("  - %s", text)
-		if x.Remedy != "" && x.Outcome.Refuses() {
+		next := i+1 < len(list) && (more <= 0 || i+1 < shownReasons)
+		if x.Remedy != "" && x.Outcome.Refuses() && !(next && list[i+1].Remedy == x.Remedy) {
 			say("    fix: %s", x.Remedy)
 		}
 	}

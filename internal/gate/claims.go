@@ -11,6 +11,7 @@ import (
 	"twinhull.dev/twinhull/internal/evidence/sbom"
 	"twinhull.dev/twinhull/internal/evidence/testresult"
 	"twinhull.dev/twinhull/internal/evidence/vex"
+	"twinhull.dev/twinhull/internal/evidence/vuln"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/policy"
 	"twinhull.dev/twinhull/internal/trust"
@@ -189,6 +190,19 @@ func (g *gathering) origins(ctx context.Context, subject oci.Digest, o trust.Ope
 	return out, nil
 }
 
-func readReport(predicateType string, _ []byte) (policy.Report, error) {
-	return policy.Report{}, fmt.Errorf("vulnerability reports of type %s are not read", predicateType)
+// readReport reads what somebody's scan found. It adds to what the database
+// knows and takes nothing away.
+func readReport(predicateType string, predicate []byte) (policy.Report, error) {
+	c, err := vuln.Parse(predicateType, predicate)
+	if err != nil {
+		return policy.Report{}, err
+	}
+	r := policy.Report{Scanner: c.Scanner, Database: c.Data, Complete: c.Complete}
+	for _, f := range c.Findings {
+		r.Found = append(r.Found, vulnerability(f))
+	}
+	for _, u := range c.Undecided {
+		r.Undecided = append(r.Undecided, undecided(u))
+	}
+	return r, nil
 }

@@ -18,10 +18,10 @@ import (
 	"twinhull.dev/twinhull/internal/trust/referrers"
 )
 
-// Database answers which known vulnerabilities the packages of an image have.
+// Database answers which known vulnerabilities the packages of an image have:
+// a *vuln.DB.
 type Database interface {
-	// Match looks every package up. maxAge is how old the data may be at now.
-	Match(f *inspect.Facts, now time.Time, maxAge time.Duration) (*vuln.Result, error)
+	Match(ctx context.Context, packages []inspect.Package, os inspect.OSRelease, opt vuln.MatchOptions) (vuln.Result, error)
 }
 
 // Request is one image to be judged. Image and Now must be set.
@@ -90,11 +90,11 @@ func Judge(ctx context.Context, r Request) (*Report, error) {
 	out.Inputs = slices.Compact(out.Inputs)
 	in.Evidence.Rejected = out.Rejected
 	if r.Database != nil {
-		res, err := r.Database.Match(facts, r.Now, p.Vulnerabilities.DatabaseAge)
+		res, err := r.Database.Match(ctx, facts.Packages, facts.OS, vuln.MatchOptions{Now: r.Now, MaxAge: p.Vulnerabilities.DatabaseAge})
 		if err != nil {
 			return nil, fmt.Errorf("asking the vulnerability database: %w", err)
 		}
-		in.Evidence.Scan = scan(res)
+		in.Evidence.Scan = scan(&res)
 	}
 	out.Verdict = policy.Evaluate(in)
 	return out, nil
@@ -119,9 +119,13 @@ func scan(r *vuln.Result) *policy.Scan {
 		s.Found = append(s.Found, vulnerability(f))
 	}
 	for _, u := range r.Undecided {
-		s.Undecided = append(s.Undecided, policy.Vulnerability{ID: u.ID, Package: u.PURL, Name: u.Package, Version: u.Version, Why: u.Why})
+		s.Undecided = append(s.Undecided, undecided(u))
 	}
 	return s
+}
+
+func undecided(u vuln.Undecided) policy.Vulnerability {
+	return policy.Vulnerability{ID: u.ID, Package: u.PURL, Name: u.Package, Version: u.Version, Why: u.Why}
 }
 
 func vulnerability(f vuln.Finding) policy.Vulnerability {

@@ -322,9 +322,10 @@ func (j *judge) pathOrigin(path string) (Path, bool) {
 	return o.Paths[i], true
 }
 
-// kindsOfOrigin are the reasons why a file may be in a production image: never
-// the source folder itself.
-var kindsOfOrigin = map[string]bool{"package": true, "module": true, "artifact": true, "generated": true}
+// kindsOfOrigin are the reasons why a file may be in a production image. A
+// source is one file that the project file names by its path (production.files),
+// never a folder that was copied.
+var kindsOfOrigin = map[string]bool{"package": true, "module": true, "artifact": true, "source": true, "generated": true}
 
 var typeNames = map[byte]string{tar.TypeReg: "file", tar.TypeDir: "folder", tar.TypeSymlink: "symlink", tar.TypeLink: "hardlink"}
 

@@ -258,8 +258,10 @@ func (j *judge) unreadable() {
 	}
 }
 
-// scripts only notes what libraries bring and nobody runs.
-func (j *judge) scripts() {
+// application refuses what the application has and only notes what the packages
+// of its dependencies bring: they are locked, and as their authors released
+// them.
+func (j *judge) application() {
 	for _, f := range j.all() {
 		o := Fail
 		if f.Dependency {

@@ -158,7 +158,10 @@ type Report struct {
 	Source
 	Scanner  string
 	Database time.Time // date of its data; zero when it does not say
+	Complete bool      // it says that every package was answered, as this program's own scanner can
 	Found    []Vulnerability
+
+	Undecided []Vulnerability
 }
 
 // Problem is a believed claim that could not be read.

@@ -129,12 +129,17 @@ func (j *judge) matters(v Vulnerability) bool {
 
 func (j *judge) vulnerabilities() {
 	s := j.in.Evidence.Scan
-	if s == nil {
+	answered := slices.IndexFunc(j.in.Evidence.Reports, func(r Report) bool { return r.Complete && j.fresh(r.Database) == "" })
+	switch {
+	case s == nil && answered < 0:
 		j.add(CannotTell, Reason{Subject: "database", Message: "there is no vulnerability database to ask", Remedy: databaseRemedy})
 		if len(j.in.Evidence.Reports) == 0 {
 			return
 		}
-	} else {
+	case s == nil:
+		r := j.in.Evidence.Reports[answered]
+		j.because("asked by %s, data of %s", r.By, r.Database.UTC().Format(time.DateOnly))
+	default:
 		for _, e := range s.Ecosystems {
 			switch why := j.fresh(e.Newest); {
 			case e.Packages == 0:
@@ -176,14 +181,21 @@ func (j *judge) vulnerabilities() {
 			j.add(Fail, reason)
 		}
 	}
+	unclear := []Vulnerability{}
 	if s != nil {
-		for _, v := range s.Undecided {
-			if a := j.ask(docs, v); a.Silenced {
-				j.add(Noted, Reason{Subject: v.ID, Path: v.Path, Package: v.Package, Message: fmt.Sprintf("%s in %s %s; %s says: %s", v.ID, v.Name, v.Version, a.Statement.Author, a.Why)})
-				continue
-			}
-			j.add(CannotTell, Reason{Subject: v.ID, Path: v.Path, Package: v.Package, Message: fmt.Sprintf("whether %s is about %s %s cannot be told: %s", v.ID, v.Name, v.Version, cmp.Or(v.Why, "nobody says why"))})
+		unclear = append(unclear, s.Undecided...)
+	}
+	for _, r := range j.in.Evidence.Reports {
+		unclear = append(unclear, r.Undecided...)
+	}
+	for _, v := range unclear {
+		if a := j.ask(docs, v); a.Silenced {
+			j.add(Noted, Reason{Subject: v.ID, Path: v.Path, Package: v.Package, Message: fmt.Sprintf("%s in %s %s; %s says: %s", v.ID, v.Name, v.Version, a.Statement.Author, a.Why)})
+			continue
 		}
+		j.add(CannotTell, Reason{Subject: v.ID, Path: v.Path, Package: v.Package, Message: fmt.Sprintf("whether %s is about %s %s cannot be told: %s", v.ID, v.Name, v.Version, cmp.Or(v.Why, "nobody says why"))})
+	}
+	if s != nil {
 		if !s.Complete && !slices.ContainsFunc(j.res.Reasons, func(r Reason) bool { return r.Outcome == CannotTell }) {
 			j.cannotTellf("database", "the vulnerability database did not answer everything, and does not say what")
 		}
@@ -212,7 +224,7 @@ func (j *judge) vulnerabilities() {
 	}
 }
 
-const databaseRemedy = "give a vulnerability database that is recent and covers all packages: `twinhull check IMAGE --database DIR`"
+const databaseRemedy = "import recent data for every ecosystem of the image: `twinhull vulndb import PATH`"
 
 func describe(v Vulnerability) string {
 	text := fmt.Sprintf("%s, %s, in %s %s", v.ID, cmp.Or(v.Severity, "not rated"), v.Name, v.Version)
@@ -249,7 +261,7 @@ func (j *judge) vex() {
 	case len(j.res.Reasons) > 0:
 	case len(docs) > 0:
 		j.because("%s, about %d of %d known", plural(len(docs), "document"), said, len(all))
-	case j.in.Evidence.Scan == nil:
+	case j.in.Evidence.Scan == nil && len(j.in.Evidence.Reports) == 0:
 		j.outcome(CannotTell, "what there is to be said about cannot be told: see %s", RuleVulnerabilities)
 	case len(all) == 0:
 		j.outcome(NotApplicable, "no vulnerability is known")
