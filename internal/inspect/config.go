@@ -336,7 +336,7 @@ func (s *summary) settings() {
 				s.add(Finding{Rule: RuleDebugFlag, Subject: name, Detail: fmt.Sprintf("%s=%s %s", name, s.shown(name, value), d.why)})
 			}
 		}
-		if loggerPath.MatchString(name) && strings.HasPrefix(value, "/") && !s.isWritable(value) && !strings.HasPrefix(value, "/dev/") && !strings.HasPrefix(value, "/proc/") && c.UID != 0 {
+		if loggerPath.MatchString(name) && strings.HasPrefix(value, "/") && !s.isWritable(value) && !strings.HasPrefix(value, "/dev/") && !strings.HasPrefix(value, "/proc/") && c.UID != 0 && !s.holdsFiles(value) {
 			s.add(Finding{Rule: RuleWritesOutside, Subject: name, Detail: fmt.Sprintf("%s=%s lies outside the paths that the image may write", name, s.shown(name, value))})
 		}
 	}
@@ -352,7 +352,8 @@ func (s *summary) settings() {
 		}
 	}
 	for _, v := range c.Volumes {
-		if !s.isWritable(v) {
+		// Without the label the declaration of a volume is all there is.
+		if _, labelled := cfg.Labels[WritableLabel]; labelled && !s.isWritable(v) {
 			s.add(Finding{Rule: RuleWritesOutside, Subject: "volume", Detail: fmt.Sprintf("the image declares the volume %s, which is none of the paths in its label %s", v, WritableLabel)})
 		}
 	}
@@ -415,6 +416,13 @@ func (s *summary) shown(name, value string) string {
 }
 
 var loggerPath = regexp.MustCompile(`(?i)^(?:.*_)?(?:LOG|LOGS|DATA|CACHE|TMP|TEMP|UPLOAD|UPLOADS|PID|STATE|SPOOL|STORAGE)(?:_?(?:DIR|PATH|FILE|FOLDER|DIRECTORY))$|^TMPDIR$`)
+
+// holdsFiles tells a folder of the image that something lies in: a variable that
+// names it names what is read.
+func (s *summary) holdsFiles(p string) bool {
+	n := s.tree.resolve(p)
+	return n != nil && n.isDir() && len(n.children) > 0
+}
 
 func (s *summary) isWritable(p string) bool {
 	p = path.Clean(p)

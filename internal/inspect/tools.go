@@ -36,7 +36,7 @@ var programs = []signature{
 	{RulePackageManager, "apk", 1, []string{"coffee making abilities", "This apk-tools is OLD", "apk-tools %s, compiled for"}},
 	{RulePackageManager, "rpm", 1, []string{"--allmatches may only be specified during package erasure", "--prefix may only be used when installing new packages"}},
 	{RulePackageManager, "dnf", 1, []string{"dnf5 --installroot", "Usage: microdnf", "microdnf - ", "libdnf5-cli: "}},
-	{RulePackageManager, "pacman", 1, []string{"usage:  %s <operation> [...]", "warning: config file %s, line %d: directive '%s' in section"}},
+	{RulePackageManager, "pacman", 1, []string{"usage:  %s <operation> [...]"}},
 	{RulePackageManager, "cargo", 2, []string{"CARGO_REGISTRIES_", "CARGO_TARGET_DIR", "cargo add [OPTIONS] --path", "Rust's package manager"}},
 	{RulePackageManager, "uv", 2, []string{"uv pip compile", "UV_INDEX_URL", "uv pip install", "UV_EXTRA_INDEX_URL"}},
 	{RulePackageManager, "bun", 2, []string{"bun install", "bun.lockb", "bunx "}},
@@ -48,7 +48,7 @@ var programs = []signature{
 	{RuleCompiler, "ld", 1, []string{"%X%P: anonymous version tag cannot be combined", "\x00GNU gold\x00", "lld is a generic driver.", "mold: fatal: "}},
 	{RuleCompiler, "clang", 1, []string{"clang LLVM compiler", "clang -cc1as [options] file...", "USAGE: clang "}},
 	{RuleCompiler, "tcc", 1, []string{"Usage: tcc [options...] [-o outfile]"}},
-	{RuleCompiler, "javac", 1, []string{"jdk.compiler/com.sun.tools.javac.Main"}},
+	{RuleCompiler, "javac", 1, []string{"com.sun.tools.javac.Main"}},
 	{RuleCompiler, "binutils", 2, []string{"BFD header file version %s", "Usage: %s [emulation options] [-]{dmpqrstx}", "Report bugs to %s"}},
 
 	{RuleBuildTool, "make", 1, []string{"%sGNU Make %s", "*** Waiting for unfinished jobs....", "Waiting for unfinished jobs"}},
@@ -57,7 +57,7 @@ var programs = []signature{
 
 	{RuleDebugger, "gdb", 1, []string{"This is the GNU debugger.  Usage:", "Usage: info auto-load gdb-scripts [REGEXP]"}},
 	{RuleDebugger, "gdbserver", 1, []string{"gdbserver [OPTIONS] COMM PROG"}},
-	{RuleDebugger, "lldb", 1, []string{"Prints out the usage information for lldb-server", "Use '%s --help' for a complete list of options.\x00lldb"}},
+	{RuleDebugger, "lldb", 1, []string{"Prints out the usage information for lldb-server"}},
 	{RuleDebugger, "strace", 1, []string{"Usage: strace [-"}},
 	{RuleDebugger, "ltrace", 2, []string{"Usage: %s [option ...] [command [arg ...]]", "/.ltrace.conf", "ltrace.conf"}},
 	{RuleDebugger, "bpftrace", 1, []string{"bpftrace [options] filename"}},

@@ -3,6 +3,7 @@ package corpus
 import (
 	"archive/tar"
 	"fmt"
+	"slices"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -19,7 +20,7 @@ func clean(name string, list ...File) Case {
 func Clean() []Case {
 	nodeELF := program("usr/bin/node", "Usage: node [options] [ script.js ] [arguments]", "NODE_REPL_HISTORY", "NODE_PENDING_DEPRECATION")
 	pythonELF := program("usr/bin/python3.13", "PYTHONDONTWRITEBYTECODE", "PYTHONFAULTHANDLER", "PYTHONTRACEMALLOC")
-	return []Case{
+	return slices.Concat(foreign(), []Case{
 		clean("static-program"),
 		{Name: "one-layer", Spec: func(*Tools) (Spec, error) { // as ko writes them, without a history of its own
 			s := Base()
@@ -119,5 +120,5 @@ func Clean() []Case {
 			s.Config.User = "app"
 			return s, nil
 		}},
-	}
+	})
 }

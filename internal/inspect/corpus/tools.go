@@ -29,7 +29,7 @@ var packages = map[string]struct{ name, path string }{
 	"gdb": {"gdb", "gdb"}, "gdbserver": {"gdbserver", "gdbserver"}, "strace": {"strace", "strace"}, "ltrace": {"ltrace", "ltrace"}, "valgrind": {"valgrind", "valgrind.bin"}, "rr": {"rr", "rr"}, "bpftrace": {"bpftrace", "bpftrace"},
 	"curl": {"curl", "curl"}, "wget": {"wget", "wget"}, "nc": {"netcat-openbsd", "nc.openbsd"}, "socat": {"socat", "socat"}, "ssh": {"openssh-client", "ssh"}, "dig": {"bind9-dnsutils", "dig"}, "tcpdump": {"tcpdump", "tcpdump"}, "git": {"git", "git"}, "rsync": {"rsync", "rsync"}, "telnet": {"inetutils-telnet", "inetutils-telnet"}, "ncat": {"ncat", "ncat"}, "nmap": {"nmap", "nmap"},
 	"vim": {"vim-tiny", "vim.tiny"}, "nano": {"nano", "nano"}, "ed": {"ed", "ed"},
-	"perl": {"perl-base", "perl"}, "mawk": {"mawk", "mawk"}, "gawk": {"gawk", "gawk"}, "lua": {"lua5.4", "lua5.4"}, "python": {"python3.11-minimal", "python3.11"}, "php": {"php8.2-cli", "php8.2"},
+	"perl": {"perl-base", "perl"}, "mawk": {"mawk", "mawk"}, "gawk": {"gawk", "gawk"}, "lua": {"lua5.4", "lua5.4"}, "python": {"python3.11-minimal", "python3.11"}, "php": {"php8.2-cli", "php8.2"}, "nginx": {"nginx", "nginx"}, "redis": {"redis-server", "redis-check-rdb"},
 }
 
 // Tools finds real programs: this machine's own, else from its Debian archive
@@ -145,6 +145,23 @@ func (t *Tools) Closure(program, name string) ([]File, error) {
 	if err != nil || runtime.GOARCH != "amd64" {
 		return nil, fmt.Errorf("%s: %w", program, ErrNoTool)
 	}
+	if file, err = filepath.EvalSymlinks(file); err != nil {
+		return nil, err
+	}
+	return closure(file, nil, name)
+}
+
+// ProgramClosure does so for a program of the table above.
+func (t *Tools) ProgramClosure(program, name string) ([]File, error) {
+	b, err := t.Program(program)
+	if err != nil {
+		return nil, err
+	}
+	return closure(program, b, name)
+}
+
+// closure reads the program from file when body is nil.
+func closure(file string, body []byte, name string) ([]File, error) {
 	seen := map[string]bool{}
 	var files []File
 	var add func(from, to string) error
@@ -153,9 +170,13 @@ func (t *Tools) Closure(program, name string) ([]File, error) {
 			return nil
 		}
 		seen[to] = true
-		b, err := os.ReadFile(from)
-		if err != nil {
-			return fmt.Errorf("%s: %w: %v", from, ErrNoTool, err)
+		b := body
+		body = nil
+		if b == nil {
+			var err error
+			if b, err = os.ReadFile(from); err != nil {
+				return fmt.Errorf("%s: %w: %v", from, ErrNoTool, err)
+			}
 		}
 		files = append(files, File{Name: to, Mode: 0o755, Body: b})
 		f, err := elf.NewFile(bytes.NewReader(b))
@@ -172,8 +193,30 @@ func (t *Tools) Closure(program, name string) ([]File, error) {
 			}
 		}
 		libs, _ := f.ImportedLibraries()
+		own := map[string]string{} // of $ORIGIN: folder on this machine → in the image
+		for _, tag := range []elf.DynTag{elf.DT_RUNPATH, elf.DT_RPATH} {
+			list, _ := f.DynString(tag)
+			for _, dirs := range list {
+				for dir := range strings.SplitSeq(dirs, ":") {
+					if rest, ok := strings.CutPrefix(dir, "$ORIGIN"); ok {
+						own[path.Join(path.Dir(from), rest)] = path.Join(path.Dir(to), rest)
+					}
+				}
+			}
+		}
 		for _, lib := range libs {
 			place := ""
+			for here, there := range own {
+				if _, err := os.Stat(here + "/" + lib); err == nil {
+					if err := add(here+"/"+lib, there+"/"+lib); err != nil {
+						return err
+					}
+					place = here
+				}
+			}
+			if place != "" {
+				continue
+			}
 			for _, dir := range []string{"/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"} {
 				if _, err := os.Stat(dir + "/" + lib); err == nil {
 					place = dir
