@@ -266,6 +266,9 @@ func (w *worker) entry(l *layerScan, h *tar.Header, r io.Reader, opt scanOptions
 	}
 	dir, base := path.Split(p)
 	if strings.HasPrefix(base, ".wh.") {
+		if h.Size > 0 && (h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeGNUSparse || h.Typeflag == tar.TypeCont) {
+			l.mark(RuleHostile, p, fmt.Sprintf("a whiteout with %d bytes in it, which no runtime shows", h.Size))
+		}
 		switch {
 		case base == ".wh..wh..opq":
 			l.entries = append(l.entries, entry{path: strings.TrimSuffix(dir, "/"), typ: typeOpaque})
