@@ -109,6 +109,7 @@ type lab struct {
 	ko       *ko
 	registry *registry
 	digests  map[string]map[string][]string // row, contender: every digest seen
+	alone    bool                           // without peers
 }
 
 func (b *bench) wants(id string) bool { return b.only.MatchString(id) }
@@ -116,12 +117,12 @@ func (b *bench) wants(id string) bool { return b.only.MatchString(id) }
 func (b *bench) run(ctx context.Context, alone bool) error {
 	b.results.Machine = machine()
 	b.results.Machine.Versions["twinhull"] = firstLine(twinhullProgram, "version")
-	l := &lab{bench: b, arch: runtime.GOARCH, digests: map[string]map[string][]string{}}
+	l := &lab{bench: b, arch: runtime.GOARCH, digests: map[string]map[string][]string{}, alone: alone}
 	if err := l.setUp(ctx, alone); err != nil {
 		return err
 	}
 	defer l.tearDown()
-	for _, rows := range []func(context.Context) error{l.size, l.nodeCold, l.nodePrepared, l.development, l.unchanged, l.line, l.goService, l.memory, l.push, l.reproducible} {
+	for _, rows := range []func(context.Context) error{l.size, l.nodeCold, l.nodePrepared, l.development, l.unchanged, l.line, l.goService, l.memory, l.push, l.reproducible, l.gate} {
 		if err := rows(ctx); err != nil {
 			return err
 		}
@@ -139,7 +140,7 @@ func (l *lab) setUp(ctx context.Context, alone bool) error {
 		rows          []string // that need it
 	}{
 		{&l.node, "node", "node-api", one, false,
-			[]string{"node.production.size", "node.production.cold", "node.development.cold", "node.unchanged", "node.line.tests", "node.push"}},
+			[]string{"node.production.size", "node.production.cold", "node.development.cold", "node.unchanged", "node.line.tests", "node.push", "gate.development", "gate.production"}},
 		{&l.same, "node-compile-only", "node-api", func(s string) string { return withoutTests(one(s)) }, false,
 			[]string{"node.production.cold.same-work", "node.production.unpacked", "node.production.base-ready", "node.line", "reproducible"}},
 		{&l.full, "node-all-platforms", "node-api", func(s string) string { return s }, false,
