@@ -94,10 +94,9 @@ func (f *opened) elfFile() error {
 	}
 	var at io.ReaderAt
 	size := f.info.size
-	if b, whole, err := f.readAll(wholeLimit); err != nil {
+	if b, whole, err := f.readAllSeeing(wholeLimit, feed); err != nil {
 		return err
 	} else if whole {
-		feed(b, 0)
 		f.appended(b)
 		at, size = bytes.NewReader(b), int64(len(b))
 	} else {
@@ -123,8 +122,9 @@ func (f *opened) elfFile() error {
 			}
 			s.see(b, at)
 		}
-		if b != nil { // readAll has begun
+		if b != nil { // longer than its header said; from the beginning again
 			read := int64(len(b))
+			scan.reset()
 			see(bytes.Clone(b), 0)
 			if err := f.streamFrom(read, func(b []byte, at int64) { see(b, at); read = at + int64(len(b)) }); err != nil {
 				return err

@@ -146,7 +146,18 @@ func (f *opened) rest() io.Reader {
 // readAll returns the whole file when it has at most limit bytes. The bytes are
 // the worker's and go with the next file.
 func (f *opened) readAll(limit int) ([]byte, bool, error) {
+	return f.readAllSeeing(limit, nil)
+}
+
+// readAllSeeing calls see, which may be nil, with each piece and its place as
+// soon as it has been read, while the processor still has it at hand. Of a file
+// that is larger than limit it has then seen what is returned.
+func (f *opened) readAllSeeing(limit int, see func(b []byte, at int64)) ([]byte, bool, error) {
+	if see == nil {
+		see = func([]byte, int64) {}
+	}
 	if f.ended {
+		see(f.head, 0)
 		return f.head, len(f.head) <= limit, nil
 	}
 	if f.info.size > int64(limit) {
@@ -157,12 +168,18 @@ func (f *opened) readAll(limit int) ([]byte, bool, error) {
 		w.whole = make([]byte, 0, size+size/8)
 	}
 	w.whole = append(w.whole[:0], f.head...)
+	see(w.whole, 0)
+	seen := len(w.whole)
 	for {
 		if len(w.whole) == cap(w.whole) {
 			w.whole = append(w.whole, 0)[:len(w.whole)]
 		}
 		n, err := f.r.Read(w.whole[len(w.whole):min(cap(w.whole), limit+1)])
 		w.whole = w.whole[:len(w.whole)+n]
+		if len(w.whole)-seen >= chunkSize || err != nil || len(w.whole) > limit {
+			see(w.whole[seen:], int64(seen))
+			seen = len(w.whole)
+		}
 		if err == io.EOF {
 			f.ended = true
 			return w.whole, true, nil

@@ -84,11 +84,50 @@ func (a allowlist) compile() *config.Allowlist {
 
 // secretRules are all rules with the matcher of their keywords.
 type secretRules struct {
-	m      *matcher
 	rules  []*secretRule
-	hits   []textHit // by pattern of m
+	all    keywords
+	strict keywords // of rules that are believed in dependencies
 	global []*config.Allowlist
 	sigs   []signature
+}
+
+// keywords are a matcher and what its patterns mean.
+type keywords struct {
+	m    *matcher
+	hits []textHit
+}
+
+// newKeywords takes those of the rules that want names, and all signatures.
+func newKeywords(rules []*secretRule, sigs []signature, want func(*secretRule) bool) keywords {
+	var k keywords
+	byKeyword := map[string]int{}
+	var patterns []string
+	pattern := func(text string) *textHit {
+		i, ok := byKeyword[text]
+		if !ok {
+			i = len(patterns)
+			byKeyword[text] = i
+			patterns = append(patterns, text)
+			k.hits = append(k.hits, textHit{sig: -1, keyword: text})
+		}
+		return &k.hits[i]
+	}
+	for n, r := range rules {
+		if want(r) {
+			for _, text := range r.keywords {
+				h := pattern(text)
+				h.rules = append(h.rules, n)
+			}
+		}
+	}
+	for i, sig := range sigs {
+		for j, text := range sig.strings {
+			h := pattern(text)
+			h.sig, h.bit = i, 1<<j
+		}
+	}
+	k.m = newMatcher(patterns, true)
+	return k
 }
 
 // textHit is what a pattern of the text matcher means.
@@ -215,20 +254,7 @@ var loadSecretRules = sync.OnceValues(func() (*secretRules, error) {
 			s.global = append(s.global, a.compile())
 		}
 	}
-	byKeyword := map[string]int{}
-	var patterns []string
-	pattern := func(k string) *textHit {
-		i, ok := byKeyword[k]
-		if !ok {
-			i = len(patterns)
-			byKeyword[k] = i
-			patterns = append(patterns, k)
-			s.hits = append(s.hits, textHit{sig: -1, keyword: k})
-		}
-		return &s.hits[i]
-	}
 	add := func(r *secretRule) {
-		n := len(s.rules)
 		r.once = sync.OnceValue(func() *compiledRule {
 			c := &compiledRule{regex: regexp.MustCompile(r.source)}
 			for _, a := range r.allow {
@@ -237,10 +263,6 @@ var loadSecretRules = sync.OnceValues(func() (*secretRules, error) {
 			return c
 		})
 		s.rules = append(s.rules, r)
-		for _, k := range r.keywords {
-			h := pattern(k)
-			h.rules = append(h.rules, n)
-		}
 	}
 	for _, f := range file.Rules {
 		if f.Regex == "" || len(f.Keywords) == 0 {
@@ -280,13 +302,8 @@ var loadSecretRules = sync.OnceValues(func() (*secretRules, error) {
 		}
 		add(r)
 	}
-	for i, sig := range s.sigs {
-		for j, text := range sig.strings {
-			h := pattern(text)
-			h.sig, h.bit = i, 1<<j
-		}
-	}
-	s.m = newMatcher(patterns, true)
+	s.all = newKeywords(s.rules, s.sigs, func(*secretRule) bool { return true })
+	s.strict = newKeywords(s.rules, s.sigs, func(r *secretRule) bool { return r.precise })
 	return s, nil
 })
 
@@ -380,6 +397,14 @@ func (t *textScan) reset(path string, dependency bool) {
 	t.judged = false
 }
 
+// words are what is looked for in the text.
+func (t *textScan) words() *keywords {
+	if t.restrict {
+		return &t.s.strict
+	}
+	return &t.s.all
+}
+
 // allowedPath tells whether gitleaks passes the whole file over. It is asked
 // only when there is something to pass over: most files have nothing.
 func (t *textScan) allowedPath() bool {
@@ -400,8 +425,9 @@ func (t *textScan) feed(window []byte, base int64, from int, last bool) {
 	t.base = base
 	if from < len(window) {
 		at := base + int64(from)
-		t.state = t.s.m.scan(t.state, window[from:], func(id int32, end int) {
-			h := &t.s.hits[id]
+		words := t.words()
+		t.state = words.m.scan(t.state, window[from:], func(id int32, end int) {
+			h := &words.hits[id]
 			if h.sig >= 0 {
 				if t.bits[h.sig] == 0 {
 					t.touched = append(t.touched, h.sig)
@@ -437,7 +463,7 @@ func (t *textScan) feed(window []byte, base int64, from int, last bool) {
 // look runs the rules of one keyword.
 func (t *textScan) look(b []byte, m textMatch) {
 	start, end := int(m.start-t.base), int(m.end-t.base)
-	h := &t.s.hits[m.hit]
+	h := &t.words().hits[m.hit]
 	assigned, value := -1, 0 // of assignment: 0 unknown, see below
 	for _, i := range h.rules {
 		r := t.s.rules[i]
