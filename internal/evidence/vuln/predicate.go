@@ -3,6 +3,7 @@ package vuln
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -99,14 +100,19 @@ func Make(r Result, version string, finished time.Time) (Predicate, error) {
 	}
 	for i := range r.Findings {
 		f := r.Findings[i]
-		s := []PredicateSeverity{{"level", string(f.Severity.Level)}}
-		if f.Severity.Score > 0 {
-			s = append(s, PredicateSeverity{"cvss_score", strconv.FormatFloat(f.Severity.Score, 'f', 1, 64)})
-		}
-		p.Scanner.Result = append(p.Scanner.Result, PredicateResult{f.ID, s, []Annotation{{&f}}})
+		p.Scanner.Result = append(p.Scanner.Result, PredicateResult{f.ID, severities(f.Severity), []Annotation{{&f}}})
 	}
 	_, err := p.Claim()
 	return p, err
+}
+
+// severities are a severity as the predicate has it.
+func severities(s Severity) []PredicateSeverity {
+	out := []PredicateSeverity{{"level", string(s.Level)}}
+	if s.Score > 0 {
+		out = append(out, PredicateSeverity{"cvss_score", strconv.FormatFloat(s.Score, 'f', 1, 64)})
+	}
+	return out
 }
 
 // Claim is what a predicate says, of whatever scanner.
@@ -214,8 +220,8 @@ func (r PredicateResult) finding(own bool) (Finding, error) {
 		return Finding{}, fmt.Errorf("%s: %w", r.ID, err)
 	}
 	// What everybody reads and what this program reads must be the same.
-	if f.ID != r.ID || said.Level != f.Severity.Level {
-		return Finding{}, fmt.Errorf("%s of level %q, but its twinhull_finding is %q of level %q", r.ID, said.Level, f.ID, f.Severity.Level)
+	if f.ID != r.ID || !slices.Equal(r.Severity, severities(f.Severity)) {
+		return Finding{}, fmt.Errorf("%s of severity %v, but its twinhull_finding is %s of level %s, score %.1f", r.ID, r.Severity, f.ID, f.Severity.Level, f.Severity.Score)
 	}
 	if f.Source == "" || f.Package == "" {
 		return Finding{}, fmt.Errorf("%s: no package or no source", r.ID)

@@ -1,0 +1,6 @@
+//go:build race
+
+package vuln
+
+// The race detector keeps several times the memory.
+const raceEnabled = true
