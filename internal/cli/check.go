@@ -43,7 +43,7 @@ stores both beside the image.
 
 Exits with 0 when the image is allowed, 1 when it is refused, and 3 when it could
 not be judged, which is a refusal too.`,
-		Examples: "twinhull check production\ntwinhull check registry.example/shop/app@sha256:… --zone production --trust trust.yaml\ntwinhull check production --repository shop.example/app --trust trust.yaml --attest gate.key\ntwinhull check oci:out --output sarif",
+		Examples: "twinhull check production\ntwinhull check registry.example/shop/app@sha256:… --zone production --trust trust.yaml\ntwinhull check production --repository a.example/b --trust trust.yaml --attest gate.key\ntwinhull check oci:out --output sarif",
 		Flags: func(f *pflag.FlagSet) {
 			f.StringVar(&o.zone, "zone", "", "`ZONE` to judge for, development or production (default: what the image says of itself)")
 			f.StringVar(&o.repository, "repository", "", "`HOST/NAME` that the image is judged for (default: where it is)")
