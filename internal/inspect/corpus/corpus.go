@@ -79,9 +79,6 @@ type Case struct {
 	Name  string
 	Rule  string // an inspect.Rule constant that it must break; "" for a clean image
 	Hides string // how the defect hides, "" when it does not
-	// Foreign says of a clean image that it is not one of Twinhull's: it does not
-	// name its zone, so that it must be judged as production explicitly.
-	Foreign bool
 	// OpenFails says that the image must not even open.
 	OpenFails bool
 	// Spec makes the image. It may fail with ErrNoTool where a tool cannot be

@@ -10,10 +10,12 @@ import (
 	"twinhull.dev/twinhull/internal/oci"
 )
 
-// stranger is an image that names no zone and no writable paths.
+// stranger is an image that somebody else's builder made, who was told to name
+// the zone (LABEL, --annotation) and knows nothing of writable paths.
 func stranger(layers ...[]File) Spec {
 	s := Spec{Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"},
-		Config: ocispec.ImageConfig{User: "65532", Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}}}
+		Annotations: map[string]string{oci.ZoneKey: string(oci.Production)},
+		Config:      ocispec.ImageConfig{User: "65532", Labels: map[string]string{oci.ZoneKey: string(oci.Production)}, Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}}}
 	for _, l := range layers {
 		s.Layers = append(s.Layers, Layer{Files: l})
 	}
@@ -37,7 +39,7 @@ const (
 // foreign are clean images as other builders make them.
 func foreign() []Case {
 	image := func(name string, spec func(t *Tools) (Spec, error)) Case {
-		return Case{Name: name, Foreign: true, Spec: spec}
+		return Case{Name: name, Spec: spec}
 	}
 	return []Case{
 		image("ko-on-distroless-static", func(t *Tools) (Spec, error) {
@@ -119,8 +121,8 @@ func foreign() []Case {
 			}
 			s.Config.Entrypoint = []string{"/srv/app"}
 			s.Healthcheck = []string{"CMD", "/srv/app", "--version"}
-			s.Config.Labels = map[string]string{"org.opencontainers.image.revision": token(53, 40, hexes), "org.opencontainers.image.source": "https://git.example/shop/app", "com.docker.compose.project": "shop"}
-			s.Annotations = map[string]string{"org.opencontainers.image.base.digest": "sha256:" + token(54, 64, hexes)}
+			s.Config.Labels["org.opencontainers.image.revision"], s.Config.Labels["org.opencontainers.image.source"], s.Config.Labels["com.docker.compose.project"] = token(53, 40, hexes), "https://git.example/shop/app", "shop"
+			s.Annotations["org.opencontainers.image.base.digest"] = "sha256:" + token(54, 64, hexes)
 			return s, err
 		}),
 		image("docker-save", func(*Tools) (Spec, error) {
