@@ -58,7 +58,7 @@ type debPackage struct {
 func archivePackages(version, arch string) []debPackage {
 	return []debPackage{
 		{name: "base-files", version: "13", arch: arch, fields: "Essential: yes\n", files: map[string]string{
-			"usr/lib/os-release": "NAME=\"Test\"\nID=test\n", "etc/os-release": "-> ../usr/lib/os-release", "bin": "-> usr/bin",
+			"usr/lib/os-release": "NAME=\"Test\"\nID=debian\nVERSION_ID=\"13\"\n", "etc/os-release": "-> ../usr/lib/os-release", "bin": "-> usr/bin",
 		}, programs: map[string]string{"usr/bin/true": ""}},
 		{name: "apt", version: "3.0", arch: arch, files: map[string]string{"usr/share/doc/apt/copyright": "free\n"}},
 		{name: "dash", version: "0.5", arch: arch, fields: "Essential: yes\n", programs: map[string]string{"usr/bin/dash": "a shell\n"}},

@@ -25,7 +25,8 @@ func cacheCommand() *Command {
 		Long: `The cache folder holds, beside the vault, everything that builds made: unpacked
 packages, configured trees, outputs of steps, layers, unpacked images. Clearing
 it costs the next build its time and changes no bit of its result. The inputs
-in the vault stay: see twinhull vault gc.`,
+in the vault stay, and so does the vulnerability database: see twinhull vault gc
+and twinhull vulndb.`,
 		Sub: []*Command{cacheSize(), cacheClear()},
 	}
 }
@@ -43,7 +44,7 @@ func cacheSize() *Command {
 			seen := map[fileID]bool{}
 			var total int64
 			fmt.Fprintln(env.Stdout, dir)
-			for _, name := range append([]string{"vault"}, madeFolders...) {
+			for _, name := range append([]string{"vault", "vulnerabilities"}, madeFolders...) {
 				n, err := diskUse(ctx, filepath.Join(dir, name), seen)
 				if err != nil {
 					return err
@@ -62,8 +63,8 @@ func cacheSize() *Command {
 func cacheClear() *Command {
 	var dry bool
 	return &Command{
-		Name: "clear", Short: "remove everything but the vault",
-		Long:     "Removes what builds made from the cache folder, once no build is under way.\nThe inputs in the vault and the projects' own stores stay.",
+		Name: "clear", Short: "remove everything but the vault and the vulnerability database",
+		Long:     "Removes what builds made from the cache folder, once no build is under way.\nThe inputs in the vault, the vulnerability database and the projects' own\nstores stay.",
 		Examples: "twinhull cache clear --dry-run\ntwinhull cache clear",
 		Flags:    func(f *pflag.FlagSet) { f.BoolVar(&dry, "dry-run", false, "say what would go and remove nothing") },
 		Run: func(ctx context.Context, env *Env, args []string) error {
