@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -28,7 +30,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "mirror": mirrorCommand},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "mirror": mirrorCommand, "soon": soon},
 		Setup: func(env *testscript.Env) error {
 			home := filepath.Join(env.WorkDir, ".home")
 			env.Setenv("HOME", home)
@@ -72,3 +74,15 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// soon replaces @SOON@ in files by a date that is thirty days ahead.
+func soon(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: soon FILE...")
+	}
+	date := time.Now().UTC().AddDate(0, 0, 30).Format(time.DateOnly)
+	for _, name := range args {
+		text := strings.ReplaceAll(ts.ReadFile(name), "@SOON@", date)
+		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o644))
+	}
+}

@@ -373,20 +373,20 @@ func writeVerdict(w io.Writer, j gate.Judged, all bool) error {
 		r := refused[i]
 		say("")
 		names := []string{r.Rule}
-		if len(r.Reasons) == 0 {
+		if why := waitsFor(r); why != "" {
 			// Rules that wait for another one are told together.
-			for i+1 < len(refused) && len(refused[i+1].Reasons) == 0 && refused[i+1].Because == r.Because {
+			for i+1 < len(refused) && waitsFor(refused[i+1]) == why {
 				i++
 				names = append(names, refused[i].Rule)
 			}
 			say("%-12s %s", outcomeWords[r.Outcome], strings.Join(names, ", "))
-			say("  - %s", r.Because)
+			say("  - %s", why)
 			continue
 		}
 		say("%-12s %s: %s", outcomeWords[r.Outcome], r.Rule, lowerFirst(r.Title))
 		writeReasons(say, r, all, func(o policy.Outcome) bool { return o.Refuses() })
 		// Rules with the same remedy share it.
-		for i+1 < len(refused) && refused[i+1].Remedy == r.Remedy && len(refused[i+1].Reasons) > 0 {
+		for i+1 < len(refused) && refused[i+1].Remedy == r.Remedy && waitsFor(refused[i+1]) == "" {
 			i++
 			r = refused[i]
 			say("%-12s %s: %s", outcomeWords[r.Outcome], r.Rule, lowerFirst(r.Title))
@@ -448,6 +448,18 @@ func writeVerdict(w io.Writer, j gate.Judged, all bool) error {
 		say("`twinhull rules NAME` explains a rule; --all prints every reason")
 	}
 	return e.err
+}
+
+// waitsFor is what a rule says that cannot tell because of another one; "" when
+// it has reasons of its own.
+func waitsFor(r policy.Result) string {
+	switch {
+	case len(r.Reasons) == 0:
+		return r.Because
+	case len(r.Reasons) == 1 && r.Reasons[0].Subject == "" && strings.Contains(r.Reasons[0].Message, ": see "):
+		return r.Reasons[0].Message
+	}
+	return ""
 }
 
 var outcomeWords = map[policy.Outcome]string{policy.Fail: "refused", policy.CannotTell: "cannot tell", policy.Waived: "waived", policy.Noted: "noted", policy.Pass: "pass", policy.NotApplicable: "not asked"}

@@ -419,7 +419,8 @@ func (j *judge) testCoverage() {
 		if !j.in.Evidence.Trusted {
 			j.outcome(CannotTell, "nobody was named who may be believed: see %s", RuleSignature)
 		} else {
-			j.outcome(CannotTell, "there is no believed test result: see %s", RuleTests)
+			// A reason, and not only an outcome, so that it can be waived.
+			j.cannotTellf("", "there is no believed test result: see %s", RuleTests)
 		}
 		return
 	}

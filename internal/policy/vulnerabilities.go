@@ -262,7 +262,7 @@ func (j *judge) vex() {
 	case len(docs) > 0:
 		j.because("%s, about %d of %d known", plural(len(docs), "document"), said, len(all))
 	case j.in.Evidence.Scan == nil && len(j.in.Evidence.Reports) == 0:
-		j.outcome(CannotTell, "what there is to be said about cannot be told: see %s", RuleVulnerabilities)
+		j.cannotTellf("", "what there is to be said about cannot be told: see %s", RuleVulnerabilities)
 	case len(all) == 0:
 		j.outcome(NotApplicable, "no vulnerability is known")
 	default:
