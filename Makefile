@@ -64,7 +64,7 @@ fuzz: ## run every fuzz target for FUZZTIME (20s)
 	  done < "$$file"; \
 	done | sort | while read -r dir name; do \
 	  echo "== $$dir $$name"; \
-	  $(GO) test "$$dir" -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) </dev/null; \
+	  $(GO) test "$$dir" -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x </dev/null; \
 	done
 
 .PHONY: golden
