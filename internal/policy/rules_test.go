@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"twinhull.dev/twinhull/internal/inspect"
@@ -64,5 +66,33 @@ func TestGroups(t *testing.T) {
 			}
 			seen = append(seen, r.Group)
 		}
+	}
+}
+
+// TestDocumented: doc/gate.md names every rule, says which cannot be waived and
+// has an example that is a policy.
+func TestDocumented(t *testing.T) {
+	data, err := os.ReadFile("../../doc/gate.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(data)
+	for _, r := range Rules() {
+		if !strings.Contains(page, "`"+r.ID+"`") {
+			t.Errorf("doc/gate.md does not name %s", r.ID)
+		}
+	}
+	_, cannot, _ := strings.Cut(page, "cannot be waived for every subject.")
+	cannot, _, _ = strings.Cut(cannot, "cannot be waived at all")
+	for _, r := range Rules() {
+		if strings.Contains(cannot, "`"+r.ID+"`") == r.Waivable {
+			t.Errorf("doc/gate.md and the table disagree on whether %s can be waived", r.ID)
+		}
+	}
+	_, example, ok := strings.Cut(page, "```yaml\n")
+	example, _, _ = strings.Cut(example, "```")
+	p, err := Read("doc/gate.md", []byte(example))
+	if !ok || err != nil || len(p.Rules) != 1 || len(p.Waivers) != 1 {
+		t.Errorf("the example: %v", err)
 	}
 }
