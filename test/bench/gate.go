@@ -211,7 +211,7 @@ func (l *lab) newScanners(ctx context.Context) (*scanners, error) {
 
 // run runs them one after the other. gitleaks and osv-scalibr do not read a
 // layout: gitleaks is given the layers as files, which it unpacks, osv-scalibr
-// an archive as docker save makes it, which is uncompressed, in its favour.
+// the same image as a file for docker load.
 func (s *scanners) run(ctx context.Context, l *lab, image layout, archive string) (built, error) {
 	var all built
 	var told []string
