@@ -210,22 +210,42 @@ func (l *lab) newScanners(ctx context.Context) (*scanners, error) {
 }
 
 // run runs them one after the other. gitleaks and osv-scalibr do not read a
-// layout: gitleaks is given the layers as files, which it unpacks, osv-scalibr
-// the same image as a file for docker load.
+// layout: gitleaks is given the layers as files, under names that let it see
+// what they are, osv-scalibr the same image as a file for docker load.
 func (s *scanners) run(ctx context.Context, l *lab, image layout, archive string) (built, error) {
 	var all built
 	var told []string
+	digest, err := image.only()
+	if err != nil {
+		return all, err
+	}
+	m, err := image.manifest(digest)
+	if err != nil {
+		return all, err
+	}
+	layers := filepath.Join(string(image), "layers")
+	if err := os.MkdirAll(layers, 0o755); err != nil {
+		return all, err
+	}
+	for i, d := range m.Layers {
+		if err := os.Link(image.blob(d.Digest), filepath.Join(layers, fmt.Sprintf("%d.tar.gz", i))); err != nil {
+			return all, err
+		}
+	}
+	result := func(name string) string { return filepath.Join(s.home, name) }
 	env := []string{"HOME=" + s.home, "XDG_CACHE_HOME=" + s.home, "SYFT_CHECK_FOR_APP_UPDATE=false"}
 	for _, c := range []struct {
-		name string
-		args []string
+		name, result string
+		args         []string
 	}{
-		{"syft", []string{l.peer("syft", syftVersion), "scan", "-q", "-o", "json=" + filepath.Join(s.home, "syft.json"), "oci-dir:" + string(image)}},
-		{"gitleaks", []string{l.peer("v8", gitleaksVersion), "dir", "--no-banner", "--exit-code=0", "--max-archive-depth=3", "--report-path=" + filepath.Join(s.home, "gitleaks.json"), filepath.Join(string(image), "blobs", "sha256")}},
-		{"osv-scalibr", []string{l.peer("scalibr", scalibrVersion), "--image-tarball=" + archive, "--result=" + filepath.Join(s.home, "scalibr.textproto")}},
+		{"syft", result("syft.json"), []string{l.peer("syft", syftVersion), "scan", "-q", "-o", "json=" + result("syft.json"), "oci-dir:" + string(image)}},
+		{"gitleaks", result("gitleaks.json"), []string{l.peer("v8", gitleaksVersion), "dir", "--no-banner", "--exit-code=0", "--max-archive-depth=3", "--report-path=" + result("gitleaks.json"), layers}},
+		{"osv-scalibr", result("scalibr.textproto"), []string{l.peer("scalibr", scalibrVersion), "--image-tarball=" + archive, "--result=" + result("scalibr.textproto")}},
 	} {
 		o, err := run(ctx, command{dir: s.home, env: env, args: c.args})
-		if err != nil {
+		// osv-scalibr fails when it has written its result, over a file that it
+		// has removed before.
+		if info, serr := os.Stat(c.result); err != nil && (serr != nil || info.Size() == 0) {
 			return all, err
 		}
 		all.seconds += o.seconds
