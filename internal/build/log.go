@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"twinhull.dev/twinhull/internal/sandbox"
 )
 
@@ -70,10 +72,20 @@ type StepError struct {
 	Tail   string // its last output, at most 20 lines
 	Log    string // path of the file with all of it
 	Err    error  // why Log is not complete, or nil
+	Cause  error  // what the output tells of the machine's state, or nil
 }
 
-// Unwrap returns what kept the log from being written.
-func (e *StepError) Unwrap() error { return e.Err }
+// Unwrap returns what kept the log from being written, and what its end tells
+// of the machine's state.
+func (e *StepError) Unwrap() []error {
+	var errs []error
+	for _, err := range []error{e.Err, e.Cause} {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
 
 func (e *StepError) Error() string {
 	var b strings.Builder
@@ -86,6 +98,9 @@ func (e *StepError) Error() string {
 	if e.Err != nil {
 		fmt.Fprintf(&b, "\nthe log is not complete: %v", e.Err)
 	}
+	if e.Cause != nil {
+		fmt.Fprintf(&b, "\nits output says: %v", e.Cause)
+	}
 	fmt.Fprintf(&b, "\nall of its output: %s\nhint: `twinhull build --shell-on-failure` opens a shell where it failed", e.Log)
 	return b.String()
 }
@@ -93,9 +108,15 @@ func (e *StepError) Error() string {
 func (l *stepLog) failure(what string, res sandbox.Result) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	// Programs report a full disk in the C library's words; C.UTF-8 is the
+	// locale of every step.
+	var cause error
+	if bytes.Contains(l.tail, []byte("No space left on device")) {
+		cause = unix.ENOSPC
+	}
 	lines := bytes.Split(bytes.TrimRight(l.tail, "\n"), []byte("\n"))
 	if len(lines) > 20 {
 		lines = lines[len(lines)-20:]
 	}
-	return &StepError{What: what, Result: res, Tail: string(bytes.Join(lines, []byte("\n"))), Log: l.file.Name(), Err: l.err}
+	return &StepError{What: what, Result: res, Tail: string(bytes.Join(lines, []byte("\n"))), Log: l.file.Name(), Err: l.err, Cause: cause}
 }
