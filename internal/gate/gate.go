@@ -77,10 +77,11 @@ func Judge(ctx context.Context, r Request) (*Report, error) {
 	g := &gathering{r: r, e: &in.Evidence, out: out}
 	in.Evidence.Trusted = r.Trust != nil
 	if r.Place != nil {
-		for _, subject := range []oci.Digest{r.Image.Descriptor.Digest, r.Index} {
-			if subject == "" || subject == r.Image.Descriptor.Digest && subject == r.Index && len(out.Inputs) > 0 {
-				continue
-			}
+		subjects := []oci.Digest{r.Image.Descriptor.Digest}
+		if r.Index != "" && r.Index != subjects[0] {
+			subjects = append(subjects, r.Index)
+		}
+		for _, subject := range subjects {
 			if err := g.claims(ctx, subject); err != nil {
 				return nil, err
 			}

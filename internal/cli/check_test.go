@@ -1,0 +1,175 @@
+package cli
+
+import (
+	"encoding/json"
+	"log"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"twinhull.dev/twinhull/internal/gate"
+	"twinhull.dev/twinhull/internal/oci"
+	"twinhull.dev/twinhull/internal/policy"
+)
+
+func results(t *testing.T, text string) gate.Results {
+	t.Helper()
+	var out gate.Results
+	// Behind the document follows what is said on standard error.
+	if err := json.NewDecoder(strings.NewReader(text)).Decode(&out); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	return out
+}
+
+func outcomes(v policy.Verdict) map[string]policy.Outcome {
+	m := map[string]policy.Outcome{}
+	for _, r := range v.Rules {
+		m[r.Rule] = r.Outcome
+	}
+	return m
+}
+
+// TestCheckRegistry judges an image where it is pushed, with claims that are
+// there, and leaves its verdict there.
+func TestCheckRegistry(t *testing.T) {
+	d := newDesk(t)
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(t.Output(), "", 0)), registry.WithReferrersSupport(true)))
+	defer server.Close()
+	repository := strings.TrimPrefix(server.URL, "http://") + "/shop/app"
+	path, err := layout.FromPath(d.store.Dir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	idx, err := path.ImageIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash, err := v1.NewHash(string(d.image.Digest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := idx.Image(hash)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tag, err := name.NewTag(repository + ":1.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(tag, img); err != nil {
+		t.Fatal(err)
+	}
+	ref := repository + ":1.0"
+	d.do(0, "sign", ref, "--key", "k.key")
+	d.do(0, "attest", ref, "--key", "k.key")
+	out := results(t, d.do(1, "check", ref, "--key", "k.pub", "--output", "json", "--attest", "k.key"))
+	if out.Allowed || len(out.Images) != 1 {
+		t.Fatalf("%+v", out)
+	}
+	got := outcomes(out.Images[0].Verdict)
+	for rule, want := range map[string]policy.Outcome{
+		policy.RuleZone: policy.Pass, policy.RuleSignature: policy.Pass, policy.RuleProvenance: policy.Pass, policy.RuleExplained: policy.Pass,
+		policy.RuleTests: policy.Fail, policy.RuleVulnerabilities: policy.CannotTell, "no-entrypoint": policy.Fail,
+	} {
+		if got[rule] != want {
+			t.Errorf("%s: %s, want %s", rule, got[rule], want)
+		}
+	}
+	if out.Images[0].Verdict.Repository != repository || len(out.Images[0].Claims) != 5 {
+		t.Errorf("%+v", out.Images[0])
+	}
+	// The failed verdict is kept as well, and is no pass.
+	d.wants(d.do(0, "verify", ref, "--key", "k.pub", "--require", "summary,absence"), "summary", "absence")
+
+	// In the development catalog the same image is refused for its place.
+	devTag, err := name.NewTag(repository + "/dev:1.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(devTag, img); err != nil {
+		t.Fatal(err)
+	}
+	text := d.do(1, "check", repository+"/dev:1.0", "--key", "k.pub")
+	d.wants(text, "is a repository for development images")
+
+	// What is not there cannot be judged.
+	d.wants(d.do(3, "check", repository+":2.0", "--key", "k.pub"), "error:")
+	server.Close()
+	d.wants(d.do(3, "check", ref, "--key", "k.pub"), "error:")
+}
+
+// TestCheckIndex: an index is judged image by image, and one that hides an image
+// behind another name is not judged at all.
+func TestCheckIndex(t *testing.T) {
+	d := newDesk(t)
+	desc := d.image
+	desc.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
+	put := func(tag string, entries ...oci.Descriptor) {
+		t.Helper()
+		raw, err := json.Marshal(ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: entries})
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw = []byte(strings.Replace(string(raw), `{`, `{"schemaVersion":2,`, 1))
+		raw = []byte(strings.Replace(string(raw), `,"schemaVersion":0`, ``, 1))
+		i, err := d.store.PutBytes(ocispec.MediaTypeImageIndex, raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.store.SetTag(tag, i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	attestation := desc
+	attestation.Platform = &ocispec.Platform{OS: "unknown", Architecture: "unknown"}
+	put("both", desc, attestation)
+	store := "oci:" + d.store.Dir()
+	if out := results(t, d.do(1, "check", store+":both", "--output", "json")); len(out.Images) != 1 {
+		t.Errorf("%d images", len(out.Images))
+	}
+	hiding := desc
+	hiding.ArtifactType = "application/vnd.example"
+	put("hiding", desc, hiding)
+	d.wants(d.do(1, "check", store+":hiding"), "call themselves artifacts")
+
+	// A claim about the index counts for its images.
+	d.do(0, "sign", store+":both", "--key", "k.key")
+	out := results(t, d.do(1, "check", store+":both", "--key", "k.pub", "--repository", "registry.example/shop", "--output", "json", "--attest", "k.key"))
+	if outcomes(out.Images[0].Verdict)[policy.RuleSignature] != policy.Pass || len(out.Images[0].Claims) != 2 {
+		t.Errorf("%+v", out.Images[0].Claims)
+	}
+	if n := strings.Count(d.do(0, "verify", store+":both", "--key", "k.pub", "--require", "none"), "verification_summary"); n != 2 {
+		t.Errorf("%d summaries, want one about the image and one about the index", n)
+	}
+	// A summary is about production and a repository.
+	d.wants(d.do(2, "check", store+":both", "--key", "k.pub", "--attest", "k.key"), "nobody says which repository")
+	d.wants(d.do(2, "check", store+":both", "--key", "k.pub", "--attest", "k.key", "--zone", "development"), "judged for development")
+}
+
+func TestRulesCommand(t *testing.T) {
+	d := newDesk(t)
+	text := d.do(0, "rules")
+	for _, r := range policy.Rules() {
+		if !strings.Contains(text, r.ID) {
+			t.Errorf("%s is not listed", r.ID)
+		}
+		d.wants(d.do(0, "rules", r.ID), r.Title, "proves ", "why ", "fix ", "waive ")
+	}
+	var list []policy.Rule
+	if err := json.Unmarshal([]byte(d.do(0, "rules", "--json")), &list); err != nil || len(list) != len(policy.Rules()) {
+		t.Errorf("%d rules, %v", len(list), err)
+	}
+	if !slices.ContainsFunc(list, func(r policy.Rule) bool { return r.ID == "shell" && r.Production == policy.Refuses }) {
+		t.Error("shell is not among them")
+	}
+	d.wants(d.do(2, "rules", "shel"), `did you mean "shell"?`)
+}
