@@ -63,7 +63,7 @@ func cacheSize() *Command {
 func cacheClear() *Command {
 	var dry bool
 	return &Command{
-		Name: "clear", Short: "remove everything but the vault and the vulnerability database",
+		Name: "clear", Short: "remove all but the vault and vulnerability data",
 		Long:     "Removes what builds made from the cache folder, once no build is under way.\nThe inputs in the vault, the vulnerability database and the projects' own\nstores stay.",
 		Examples: "twinhull cache clear --dry-run\ntwinhull cache clear",
 		Flags:    func(f *pflag.FlagSet) { f.BoolVar(&dry, "dry-run", false, "say what would go and remove nothing") },
