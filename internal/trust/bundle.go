@@ -146,7 +146,7 @@ func parseBundle(data []byte) (*envelope, error) {
 	}
 	e := w.DSSEEnvelope
 	if e.PayloadType != evidence.PayloadType {
-		return nil, fmt.Errorf("payload type %q, want %q", e.PayloadType, evidence.PayloadType)
+		return nil, fmt.Errorf("payload type %q, want %q", clip(e.PayloadType), evidence.PayloadType)
 	}
 	if len(e.Signatures) != 1 {
 		return nil, fmt.Errorf("%d signatures, want exactly one", len(e.Signatures))

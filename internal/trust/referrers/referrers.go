@@ -9,6 +9,7 @@ package referrers
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,7 +47,8 @@ const (
 // Limits of what is read of one image.
 const (
 	maxReferrers = 2000
-	maxTotal     = 256 << 20 // bytes of all claims
+	maxTotal     = 256 << 20 // bytes of all claims, with their manifests
+	maxSays      = 200       // bytes of the type that a manifest says
 )
 
 // MaxDocument is the largest document beside a claim that Document reads, in
@@ -123,7 +125,10 @@ func Claims(ctx context.Context, p Place, subject oci.Digest) ([]Found, error) {
 		if !unknownType(d) && !strings.HasPrefix(d.ArtifactType, bundlePrefix) {
 			continue
 		}
-		f := Found{Manifest: d, Says: d.Annotations[annotationPredicate]}
+		// Manifests count too: whoever may push can make them large, and
+		// thousands of them.
+		total += counted(d.Size, oci.MaxManifest)
+		f := Found{Manifest: d, Says: clip(d.Annotations[annotationPredicate])}
 		layer, says, isClaim, err := claimLayer(ctx, p, d, subject)
 		if err == nil && !isClaim {
 			continue
@@ -132,9 +137,12 @@ func Claims(ctx context.Context, p Place, subject oci.Digest) ([]Found, error) {
 			f.Says = says
 		}
 		if err == nil {
-			if total += layer.Size; total > maxTotal {
-				return nil, fmt.Errorf("claims about %s: more than %d bytes", subject, maxTotal)
-			}
+			total += counted(layer.Size, trust.MaxBundle)
+		}
+		if total > maxTotal {
+			return nil, fmt.Errorf("claims about %s: more than %d bytes", subject, maxTotal)
+		}
+		if err == nil {
 			f.Bundle, err = p.Read(ctx, layer, trust.MaxBundle)
 		}
 		if ctx.Err() != nil {
@@ -144,6 +152,21 @@ func Claims(ctx context.Context, p Place, subject oci.Digest) ([]Found, error) {
 		out = append(out, f)
 	}
 	return out, nil
+}
+
+// clip cuts what a manifest says of itself; the rest of the manifest need not
+// stay in memory for it.
+func clip(s string) string {
+	return strings.ToValidUTF8(strings.Clone(s[:min(len(s), maxSays)]), "")
+}
+
+// counted is what a part costs: nothing of one that says it is larger than what
+// is read.
+func counted(size, limit int64) int64 {
+	if size > limit {
+		return 0
+	}
+	return size
 }
 
 // bundlePrefix begins the media types of all bundle formats: older ones are
@@ -165,7 +188,7 @@ func claimLayer(ctx context.Context, p Place, d oci.Descriptor, subject oci.Dige
 	if err != nil {
 		return layer, "", true, fmt.Errorf("manifest %s: %w", d.Digest, err)
 	}
-	says = m.Annotations[annotationPredicate]
+	says = clip(m.Annotations[annotationPredicate])
 	if len(m.Layers) == 0 || !strings.HasPrefix(m.Layers[0].MediaType, bundlePrefix) {
 		if unknownType(d) && !strings.HasPrefix(m.ArtifactType, bundlePrefix) {
 			return layer, says, false, nil // something else
@@ -188,16 +211,26 @@ func Document(ctx context.Context, p Place, subject oci.Digest, ref evidence.Res
 	if err != nil {
 		return nil, err
 	}
-	// Its size stands in the manifest that brought it.
+	// Its size stands in the manifest that brought it. Anybody who may push can
+	// add a manifest that names the document and lies about it: another one may
+	// still tell the truth.
 	list, err := p.List(ctx, subject)
 	if err != nil {
 		return nil, err
 	}
+	var lie error
+	total := int64(0)
 	for _, m := range list {
 		if !unknownType(m) && m.ArtifactType != ref.MediaType {
 			continue
 		}
+		if total += counted(m.Size, oci.MaxManifest); total > maxTotal {
+			return nil, fmt.Errorf("document %s of %s: more than %d bytes of manifests to look for it", d, subject, maxTotal)
+		}
 		raw, err := p.Read(ctx, m, oci.MaxManifest)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		if err != nil {
 			continue // somebody else's, perhaps; the document may still be there
 		}
@@ -206,10 +239,19 @@ func Document(ctx context.Context, p Place, subject oci.Digest, ref evidence.Res
 			continue
 		}
 		for _, l := range parsed.Layers {
-			if l.Digest == d {
-				return p.Read(ctx, l, MaxDocument)
+			if l.Digest != d {
+				continue
 			}
+			doc, err := p.Read(ctx, l, MaxDocument)
+			if err == nil || ctx.Err() != nil {
+				return doc, err
+			}
+			lie = cmp.Or(lie, err)
+			break
 		}
+	}
+	if lie != nil {
+		return nil, lie
 	}
 	return nil, fmt.Errorf("document %s (%s) of %s: %w", d, ref.MediaType, subject, oci.ErrNotFound)
 }
@@ -249,7 +291,7 @@ func (p layout) List(_ context.Context, subject oci.Digest) ([]oci.Descriptor, e
 		if d.ArtifactType != "" && oci.IsManifest(d.MediaType) {
 			if raw, err := p.l.ReadBlob(d); err == nil {
 				if m, err := oci.ParseManifest(raw); err == nil && m.Subject != nil && m.Subject.Digest == subject {
-					d.Annotations = m.Annotations
+					d.Annotations = map[string]string{annotationPredicate: clip(m.Annotations[annotationPredicate])}
 					all = append(all, d)
 				}
 			}

@@ -181,6 +181,46 @@ func TestSubjectOfTheManifest(t *testing.T) {
 	}
 }
 
+// TestLiesAboutDocuments: whoever may push can name a document with another
+// size, or say a megabyte of nothing; neither keeps the document from being read.
+func TestLiesAboutDocuments(t *testing.T) {
+	subject, p := places(t)["layout"]()
+	doc := Blob{evidence.MediaSPDX, []byte(`{"spdxVersion":"SPDX-2.3"}`)}
+	if _, err := AttachDocument(t.Context(), p, subject, doc); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 8 { // some of them are listed before the true one
+		m := artifact(subject, doc.MediaType, doc, map[string]string{"n": strings.Repeat("x", i)})
+		m.Layers[0].Size++
+		if _, err := p.Put(t.Context(), m, doc, Blob{ocispec.MediaTypeEmptyJSON, []byte("{}")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ref := evidence.Resource{MediaType: doc.MediaType, Digest: evidence.DigestSet(digest.FromBytes(doc.Data))}
+	got, err := Document(t.Context(), p, subject.Digest, ref)
+	if err != nil || string(got) != string(doc.Data) {
+		t.Errorf("%q, %v", got, err)
+	}
+	bundle := Blob{trust.BundleType, []byte(`{"a":1}`)}
+	huge := artifact(subject, trust.BundleType, bundle, map[string]string{annotationPredicate: "https://" + strings.Repeat("x", 1<<20)})
+	if _, err := p.Put(t.Context(), huge, bundle, Blob{ocispec.MediaTypeEmptyJSON, []byte("{}")}); err != nil {
+		t.Fatal(err)
+	}
+	huge.Layers[0].Size = 1 << 50
+	if _, err := p.Put(t.Context(), huge, bundle); err != nil {
+		t.Fatal(err)
+	}
+	found, err := Claims(t.Context(), p, subject.Digest)
+	if err != nil || len(found) != 2 {
+		t.Fatalf("%d claims, %v", len(found), err)
+	}
+	for _, f := range found {
+		if len(f.Says) > maxSays {
+			t.Errorf("%d bytes are kept of what a manifest says", len(f.Says))
+		}
+	}
+}
+
 func TestTooMany(t *testing.T) {
 	all := make([]oci.Descriptor, maxReferrers+1)
 	if _, err := tidy(digest.FromString("x"), all); err == nil || !strings.Contains(err.Error(), "at most") {
