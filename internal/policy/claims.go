@@ -10,6 +10,7 @@ import (
 
 	"twinhull.dev/twinhull/internal/evidence"
 	"twinhull.dev/twinhull/internal/inspect"
+	"twinhull.dev/twinhull/internal/oci"
 )
 
 // missing tells that there is no believed claim of a kind, and what there is
@@ -307,7 +308,15 @@ func (j *judge) own(p *inspect.Package) bool {
 // npm tarball the packages that it bundles.
 func (j *judge) brought(p *inspect.Package, names map[string]bool) bool {
 	o, ok := j.pathOrigin(strings.TrimPrefix(p.Location, "/"))
-	return ok && (o.Kind == "package" || o.Kind == "module") && names[o.Name]
+	switch {
+	case !ok || !names[o.Name]:
+		return false
+	case o.Kind == "package":
+		return true
+	}
+	// A module that brings its own name is the package itself, which must be
+	// listed with its version.
+	return o.Kind == "module" && o.Name != p.Name
 }
 
 func (j *judge) pathOrigin(path string) (Path, bool) {
@@ -376,6 +385,8 @@ func (j *judge) explain(o Origins) {
 				no(h.Path, "the origins document explains a %s, it is something else", t.Type)
 			case h.Type == tar.TypeReg && (h.SHA256 == "" || h.SHA256 != t.SHA256):
 				no(h.Path, "its contents are not those that are explained")
+			case h.Type == tar.TypeLink && o.contents(t) != "" && h.SHA256 != o.contents(t):
+				no(h.Path, "it is another name of %q, whose contents are not those that are explained", h.Link)
 			case h.Type == tar.TypeSymlink && h.Link != t.Link:
 				no(h.Path, "it leads to %q, the origins document explains one to %q", h.Link, t.Link)
 			}
@@ -385,6 +396,19 @@ func (j *judge) explain(o Origins) {
 	if more > 0 {
 		j.failf("", "%s more", plural(more, "path"))
 	}
+}
+
+// contents are those of a file, or of the one that a hard link is another name
+// of; "" when the document does not say.
+func (o *Origins) contents(p *Path) oci.Digest {
+	if p.SHA256 != "" {
+		return p.SHA256
+	}
+	i, ok := slices.BinarySearchFunc(o.Paths, p.Link, func(p Path, s string) int { return strings.Compare(p.Path, s) })
+	if !ok {
+		return ""
+	}
+	return o.Paths[i].SHA256
 }
 
 func (j *judge) tests() {

@@ -147,18 +147,23 @@ func (j *judge) end(w *excuses) Result {
 	return res
 }
 
-// unique drops reasons that say the same.
+// unique drops reasons that say the same; of two outcomes the worse one stays.
 func unique(all []Reason) []Reason {
 	type key struct{ subject, path, pkg, layer, message string }
-	seen := make(map[key]bool, len(all))
-	return slices.DeleteFunc(all, func(r Reason) bool {
+	seen := make(map[key]int, len(all))
+	out := all[:0]
+	for _, r := range all {
 		k := key{r.Subject, r.Path, r.Package, string(r.Layer), r.Message}
-		if seen[k] {
-			return true
+		if i, ok := seen[k]; ok {
+			if r.Outcome.weight() > out[i].Outcome.weight() {
+				out[i].Outcome = r.Outcome
+			}
+			continue
 		}
-		seen[k] = true
-		return false
-	})
+		seen[k] = len(out)
+		out = append(out, r)
+	}
+	return out
 }
 
 func (j *judge) add(o Outcome, r Reason) {

@@ -122,6 +122,13 @@ func TestRulesOneByOne(t *testing.T) {
 		}},
 		{"package not in the bill", RuleSBOM, Fail, "does not list ms 2.1.3", func(in *Input) { in.Evidence.SBOMs[0].Packages = in.Evidence.SBOMs[0].Packages[:1] }},
 		{"another version in the bill", RuleSBOM, Fail, "does not list ms 2.1.3", func(in *Input) { in.Evidence.SBOMs[0].Packages[1].PURL = "pkg:npm/ms@2.1.2" }},
+		{"another version in the bill of a module that is explained", RuleSBOM, Fail, "does not list ms 2.1.3", func(in *Input) {
+			in.Evidence.SBOMs[0].Packages[1].PURL = "pkg:npm/ms@2.1.2"
+			in.Evidence.Origins[0].Paths = append(in.Evidence.Origins[0].Paths[:1:1], append([]Path{{Path: "app/node_modules/ms/package.json", Type: "file", SHA256: sum("ms"), Kind: "module", Name: "ms"}}, in.Evidence.Origins[0].Paths[1:]...)...)
+			in.Facts.Tree = append(in.Facts.Tree, inspect.File{Path: "app/node_modules/ms/package.json", Type: tar.TypeReg, SHA256: sum("ms")})
+			slices.SortFunc(in.Facts.Tree, func(a, b inspect.File) int { return strings.Compare(a.Path, b.Path) })
+			slices.SortFunc(in.Evidence.Origins[0].Paths, func(a, b Path) int { return strings.Compare(a.Path, b.Path) })
+		}},
 		{"package of the bill not there", RuleSBOM, Fail, "not in the image", func(in *Input) {
 			in.Evidence.SBOMs[0].Packages = append(in.Evidence.SBOMs[0].Packages, Component{"zlib1g", "1", "pkg:deb/debian/zlib1g@1"})
 		}},
@@ -137,6 +144,10 @@ func TestRulesOneByOne(t *testing.T) {
 		}},
 		{"other contents", RuleExplained, Fail, "contents", func(in *Input) { in.Facts.Tree[2].SHA256 = sum("evil") }},
 		{"other link", RuleExplained, Fail, "leads to", func(in *Input) { in.Facts.Tree[1].Link = "/bin/sh" }},
+		{"hard link to something else", RuleExplained, Fail, "another name", func(in *Input) {
+			in.Facts.Tree = append(in.Facts.Tree, inspect.File{Path: "app/x", Type: tar.TypeLink, Link: "app/server", SHA256: sum("server")}, inspect.File{Path: "app/y", Type: tar.TypeReg, SHA256: sum("y")})
+			in.Evidence.Origins[0].Paths = append(in.Evidence.Origins[0].Paths, Path{Path: "app/x", Type: "hardlink", Link: "app/y", Kind: "artifact", Name: "a"}, Path{Path: "app/y", Type: "file", SHA256: sum("y"), Kind: "artifact", Name: "a"})
+		}},
 		{"other type", RuleExplained, Fail, "something else", func(in *Input) { in.Facts.Tree[0].Type = tar.TypeReg }},
 		{"missing path", RuleExplained, Fail, "not in the image", func(in *Input) { in.Facts.Tree = in.Facts.Tree[:2] }},
 		{"no reason", RuleExplained, Fail, "no reason", func(in *Input) { in.Evidence.Origins[0].Paths[2].Kind = "found" }},
@@ -174,10 +185,27 @@ func TestRulesOneByOne(t *testing.T) {
 			in.Evidence.Reports = []Report{{Scanner: "grype", Found: []Vulnerability{{ID: "CVE-2026-9", Name: "ms", Version: "2.1.3", Severity: Critical}}}}
 		}},
 		{"a complete report instead of a database", RuleVulnerabilities, Pass, "", func(in *Input) {
-			in.Evidence.Scan, in.Evidence.Reports = nil, []Report{{Scanner: "own", Complete: true, Database: now.Add(-time.Hour)}}
+			in.Evidence.Scan, in.Evidence.Reports = nil, []Report{{Scanner: "own", Complete: true, Packages: 2, Database: now.Add(-time.Hour)}}
+		}},
+		{"a complete report about other packages", RuleVulnerabilities, CannotTell, "it is about 1 package, the image has 2", func(in *Input) {
+			in.Evidence.Scan, in.Evidence.Reports = nil, []Report{{Scanner: "own", Complete: true, Packages: 1, Database: now.Add(-time.Hour)}}
+		}},
+		{"a report that rates higher than the database", RuleVulnerabilities, Fail, "CVE-2026-1, critical", func(in *Input) {
+			vulnerable(in, Low)
+			in.Evidence.Reports = []Report{{Scanner: "grype", Found: []Vulnerability{{ID: "GHSA-X", Package: "pkg:npm/ms@2.1.3", Name: "ms", Version: "2.1.3", Severity: Critical}}}}
+		}},
+		{"a report that rates lower than another", RuleVulnerabilities, Fail, "critical", func(in *Input) {
+			v := Vulnerability{ID: "CVE-2026-1", Package: "pkg:npm/ms@2.1.3", Name: "ms", Version: "2.1.3", Severity: Low}
+			w := v
+			w.Severity = Critical
+			in.Evidence.Reports = []Report{{Scanner: "a", Found: []Vulnerability{v}}, {Scanner: "b", Found: []Vulnerability{w}}}
+		}},
+		{"a report that rates what the database does not", RuleVulnerabilities, Fail, "not rated", func(in *Input) {
+			vulnerable(in, Unknown)
+			in.Evidence.Reports = []Report{{Scanner: "grype", Found: []Vulnerability{{ID: "CVE-2026-1", Package: "pkg:npm/ms@2.1.3", Name: "ms", Version: "2.1.3", Severity: Low}}}}
 		}},
 		{"an old report instead of a database", RuleVulnerabilities, CannotTell, "no vulnerability database", func(in *Input) {
-			in.Evidence.Scan, in.Evidence.Reports = nil, []Report{{Scanner: "own", Complete: true, Database: now.Add(-1000 * time.Hour)}}
+			in.Evidence.Scan, in.Evidence.Reports = nil, []Report{{Scanner: "own", Complete: true, Packages: 2, Database: now.Add(-1000 * time.Hour)}}
 		}},
 		{"another scanner's report instead of a database", RuleVulnerabilities, CannotTell, "no vulnerability database", func(in *Input) {
 			in.Evidence.Scan, in.Evidence.Reports = nil, []Report{{Scanner: "grype", Database: now.Add(-time.Hour)}}
@@ -280,6 +308,19 @@ func TestReasonsOnce(t *testing.T) {
 	}
 }
 
+// TestWorseStays: of two reasons that say the same the worse outcome decides,
+// whichever comes first.
+func TestWorseStays(t *testing.T) {
+	r := Reason{Subject: "s", Message: "m"}
+	noted, failed := r, r
+	noted.Outcome, failed.Outcome = Noted, Fail
+	for _, list := range [][]Reason{{noted, failed}, {failed, noted}} {
+		if got := unique(list); len(got) != 1 || got[0].Outcome != Fail {
+			t.Errorf("%+v", got)
+		}
+	}
+}
+
 func TestDevelopment(t *testing.T) {
 	f := sample()
 	f.Zone = inspect.ZoneMarkers{Label: "development", Annotation: "development", Agree: true}
@@ -319,6 +360,7 @@ func TestCatalog(t *testing.T) {
 	for repository, want := range map[string][2]string{
 		"r.example/a/dev": {"development", "r.example/a"}, "r.example/a/candidate": {"production", "r.example/a"},
 		"r.example/a": {"production", "r.example/a"}, "r.example/dev/a": {"production", "r.example/dev/a"}, "r.example/adev": {"production", "r.example/adev"},
+		"r.example/a/dev/candidate": {"development", "r.example/a"},
 	} {
 		if z, p := Catalog(repository); string(z) != want[0] || p != want[1] {
 			t.Errorf("%s: %s %s", repository, z, p)

@@ -260,7 +260,7 @@ func (r *reader) base(v project.YAML, out *Base) {
 	}
 	if v, ok := f["size"]; ok {
 		m := sizeRE.FindStringSubmatch(v.Text)
-		if m == nil {
+		if m == nil || strings.Trim(m[1], "0") == "" {
 			r.fail(v, key+".size", "want a size as 300MiB, found %s", v.Describe())
 			return
 		}

@@ -105,6 +105,7 @@ func TestReadErrors(t *testing.T) {
 		{"version: 1\nprovenance: {builders: [{id: '*'}]}\n", "want a builder's id"},
 		{"version: 1\nprovenance: {builders: [{id: 'a:b', level: 4}]}\n", "from 0 to 3"},
 		{"version: 1\nbase: {size: 300MB}\n", "300MiB"},
+		{"version: 1\nbase: {size: 0MiB}\n", "300MiB"},
 		{"version: 1\nrules: [{id: x, title: t, message: m, fix: f}]\n", "expression is missing"},
 		{"version: 1\nrules: [{id: shell, title: t, message: m, fix: f, expression: 'true'}]\n", "called \"shell\" already"},
 		{"version: 1\nrules: [{id: X y, title: t, message: m, fix: f, expression: 'true'}]\n", "lower-case"},
@@ -191,8 +192,15 @@ func TestWaivers(t *testing.T) {
 		}
 	}
 
-	// A waiver excuses what it names and nothing else of the rule.
+	// Of two waivers the valid one counts, and what the other lacks is not told.
 	in := broken()
+	in.Policy = mustRead(t, "version: 1\nwaivers:\n- {rule: source-map, subject: '*', reason: r, owner: a, expires: 2026-01-01}\n- {rule: source-map, subject: '*', reason: r, owner: b, expires: 2027-01-01}\n")
+	if r := result(t, Evaluate(in), inspect.RuleSourceMap); r.Outcome != Waived || strings.Contains(text(r), "expired") || strings.Contains(text(r), "decide again") || r.Reasons[0].Waiver.Owner != "b" {
+		t.Errorf("%s", text(r))
+	}
+
+	// A waiver excuses what it names and nothing else of the rule.
+	in = broken()
 	in.Facts.Findings = append(in.Facts.Findings, inspect.Finding{Rule: inspect.RuleSourceMap, Subject: "source map", Path: "/app/private.map"})
 	in.Policy = waive("source-map", "/app/public/*", "2027-03-01")
 	if v := Evaluate(in); v.Allowed || result(t, v, inspect.RuleSourceMap).Outcome != Fail {

@@ -159,6 +159,7 @@ type Report struct {
 	Scanner  string
 	Database time.Time // date of its data; zero when it does not say
 	Complete bool      // it says that every package was answered, as this program's own scanner can
+	Packages int       // how many packages that were
 	Found    []Vulnerability
 
 	Undecided []Vulnerability

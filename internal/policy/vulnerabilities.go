@@ -37,21 +37,34 @@ func days(d time.Duration) string {
 }
 
 // known lists every vulnerability that anybody told of, each once: the
-// database's first, then what only reports have.
+// database's first, then what only reports have. Of several ratings of one the
+// worst counts: a report must not take away what another knows.
 func (j *judge) known() []Vulnerability {
 	var out []Vulnerability
-	seen := map[string]bool{}
+	seen := map[string]int{} // name and package → place in out
 	add := func(v Vulnerability) {
 		names := append([]string{v.ID}, v.Aliases...)
 		pkg, ok := purlKey(v.Package)
 		if !ok {
 			pkg = v.Name + "@" + v.Version
 		}
-		if slices.ContainsFunc(names, func(n string) bool { return seen[strings.ToUpper(n)+"\x00"+pkg] }) {
+		told := false
+		for _, n := range names {
+			i, ok := seen[strings.ToUpper(n)+"\x00"+pkg]
+			if !ok {
+				continue
+			}
+			told = true
+			// Who has no rating waits for a worse one than the policy lets pass.
+			if o := &out[i]; v.Severity.Rank() > o.Severity.Rank() && (j.matters(v) || !j.matters(*o)) {
+				o.Severity, o.Score = v.Severity, v.Score
+			}
+		}
+		if told {
 			return
 		}
 		for _, n := range names {
-			seen[strings.ToUpper(n)+"\x00"+pkg] = true
+			seen[strings.ToUpper(n)+"\x00"+pkg] = len(out)
 		}
 		out = append(out, v)
 	}
@@ -129,7 +142,9 @@ func (j *judge) matters(v Vulnerability) bool {
 
 func (j *judge) vulnerabilities() {
 	s := j.in.Evidence.Scan
-	answered := slices.IndexFunc(j.in.Evidence.Reports, func(r Report) bool { return r.Complete && j.fresh(r.Database) == "" })
+	answered := slices.IndexFunc(j.in.Evidence.Reports, func(r Report) bool {
+		return r.Complete && r.Packages == len(j.facts.Packages) && j.fresh(r.Database) == ""
+	})
 	switch {
 	case s == nil && answered < 0:
 		j.add(CannotTell, Reason{Subject: "database", Message: "there is no vulnerability database to ask", Remedy: databaseRemedy})
@@ -156,6 +171,10 @@ func (j *judge) vulnerabilities() {
 		// what it found, and proves nothing by what it did not find.
 		if why := j.fresh(r.Database); why != "" {
 			j.notef(r.Scanner, "the report of %s that %s signed: %s", r.Scanner, r.By, why)
+		} else if s == nil && r.Complete && r.Packages != len(j.facts.Packages) {
+			// It does not name the image, and nothing keeps a scan of one from being
+			// attested to another.
+			j.notef(r.Scanner, "the report of %s that %s signed does not stand in for a database: it is about %s, the image has %d", r.Scanner, r.By, plural(r.Packages, "package"), len(j.facts.Packages))
 		}
 	}
 	docs := j.documents()

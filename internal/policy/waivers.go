@@ -38,6 +38,7 @@ func newExcuses(list []Waiver, _ oci.Zone, now time.Time) *excuses {
 // excuse changes a reason that refuses to one that is waived, or says why its
 // waiver does not count.
 func (e *excuses) excuse(r Rule, reason *Reason) {
+	told := *reason
 	for i := range e.list {
 		w := &e.list[i]
 		if w.Rule != r.ID || !w.covers(reason) {
@@ -53,11 +54,13 @@ func (e *excuses) excuse(r Rule, reason *Reason) {
 		case w.until.Sub(e.now) > maxWaiver:
 			bad = fmt.Sprintf("the waiver of %s expires on %s, more than a year ahead", w.Owner, w.Expires)
 		}
-		reason.Waiver = &UsedWaiver{w.Reason, w.Owner, w.Expires}
 		if bad == "" {
-			reason.Outcome = Waived
+			// What another waiver lacks does not matter then.
+			*reason = told
+			reason.Outcome, reason.Waiver = Waived, &UsedWaiver{w.Reason, w.Owner, w.Expires}
 			return
 		}
+		reason.Waiver = &UsedWaiver{w.Reason, w.Owner, w.Expires}
 		if !strings.HasSuffix(reason.Message, bad) {
 			reason.Message += "; " + bad
 		}

@@ -13,10 +13,12 @@ import (
 // Development images are in NAME/dev, production images that are not released
 // yet in NAME/candidate.
 func Catalog(repository string) (zone oci.Zone, production string) {
-	if name, ok := strings.CutSuffix(repository, "/dev"); ok {
+	// What is below a development repository is of it: no image is ever released
+	// to one.
+	name, _ := strings.CutSuffix(repository, "/candidate")
+	if name, ok := strings.CutSuffix(name, "/dev"); ok {
 		return oci.Development, name
 	}
-	name, _ := strings.CutSuffix(repository, "/candidate")
 	return oci.Production, name
 }
 

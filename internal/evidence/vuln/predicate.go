@@ -125,6 +125,7 @@ type Claim struct {
 	Finished  time.Time
 	Findings  []Finding
 	Undecided []Undecided
+	Packages  int // that this program's own scanner was asked about; 0 for others, which do not say
 
 	// Complete is Result.Complete of this program's own scanner. Others do not
 	// say what they could not answer, so for them it is false.
@@ -180,6 +181,10 @@ func (p Predicate) Claim() (Claim, error) {
 			return Claim{}, fmt.Errorf("vulnerabilities: database %.80q: %w", s.DB.Version, err)
 		}
 		for _, a := range s.Ecosystems {
+			if a.Packages < 0 || a.Packages > maxResults*10 {
+				return Claim{}, fmt.Errorf("vulnerabilities: %d packages of %s", a.Packages, a.Ecosystem)
+			}
+			c.Packages += a.Packages
 			if s.Complete && !a.Answered {
 				return Claim{}, fmt.Errorf("vulnerabilities: said to be complete, but %s was not answered", a.Ecosystem)
 			}
