@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"twinhull.dev/twinhull/internal/evidence"
 	"twinhull.dev/twinhull/internal/evidence/absence"
@@ -102,7 +103,7 @@ func readProvenance(predicate []byte) (policy.Provenance, error) {
 	}
 	p := policy.Provenance{BuildType: a.BuildType, Builder: a.Builder}
 	for _, d := range a.Dependencies {
-		if _, err := d.OCIDigest(); err != nil && len(d.Digest) == 0 {
+		if !named(d) {
 			p.Unnamed++
 		} else {
 			p.Inputs++
@@ -119,6 +120,17 @@ func readProvenance(predicate []byte) (policy.Provenance, error) {
 	q := own.RunDetails.Metadata.Properties
 	p.Known, p.Hermetic, p.Parameterless, p.DependenciesComplete, p.Reproduced, p.Missing = true, q.Hermetic, q.Parameterless, q.DependenciesComplete, q.Reproduced, q.Missing
 	return p, nil
+}
+
+// named tells whether an input has a hash that could be one: of a commit, or
+// longer.
+func named(r evidence.Resource) bool {
+	for _, h := range r.Digest {
+		if len(h) >= 40 && !strings.ContainsAny(h, " \t\r\n") {
+			return true
+		}
+	}
+	return false
 }
 
 // sboms reads the documents of a claim: the predicate itself, or those that it
@@ -197,7 +209,7 @@ func readReport(predicateType string, predicate []byte) (policy.Report, error) {
 	if err != nil {
 		return policy.Report{}, err
 	}
-	r := policy.Report{Scanner: c.Scanner, Database: c.Data, Complete: c.Complete}
+	r := policy.Report{Scanner: c.Scanner, Database: c.Data, Complete: c.Complete, Packages: c.Packages}
 	for _, f := range c.Findings {
 		r.Found = append(r.Found, vulnerability(f))
 	}

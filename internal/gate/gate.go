@@ -3,12 +3,18 @@ package gate
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
+	digest "github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"twinhull.dev/twinhull/internal/evidence"
+	"twinhull.dev/twinhull/internal/evidence/strictjson"
 	"twinhull.dev/twinhull/internal/evidence/vuln"
 	"twinhull.dev/twinhull/internal/image"
 	"twinhull.dev/twinhull/internal/inspect"
@@ -33,6 +39,10 @@ type Request struct {
 	// reached, whose claims count too; "" for none.
 	Place referrers.Place
 	Index oci.Digest
+
+	// Says are the zones that indexes around the image say it is of, in their
+	// own annotations or in their entries. None must say another than the image.
+	Says []string
 
 	Zone       oci.Zone // to judge for; "": what the image says of itself, production when it says nothing clear
 	Repository string   // HOST/NAME that it is judged for; "" when nobody says
@@ -69,12 +79,13 @@ func Judge(ctx context.Context, r Request) (*Report, error) {
 	if p == nil {
 		p = policy.Default()
 	}
+	facts.Findings = append(facts.Findings, ambiguous(r)...)
 	out := &Report{Facts: facts, policy: p}
 	in := policy.Input{Facts: facts, Zone: r.Zone, Repository: r.Repository, Now: r.Now, Policy: p}
 	if in.Zone == "" {
 		in.Zone = OwnZone(facts)
 	}
-	g := &gathering{r: r, e: &in.Evidence, out: out}
+	g := &gathering{r: r, e: &in.Evidence, out: out, seen: map[string]bool{}}
 	in.Evidence.Trusted = r.Trust != nil
 	if r.Place != nil {
 		subjects := []oci.Digest{r.Image.Descriptor.Digest}
@@ -99,6 +110,41 @@ func Judge(ctx context.Context, r Request) (*Report, error) {
 	}
 	out.Verdict = policy.Evaluate(in)
 	return out, nil
+}
+
+// ambiguous finds what one program would read differently from another:
+// manifests and configurations with repeated names, or names that differ in
+// case only, of which the standard decoder takes the last; a manifest that is a
+// list at the same time; an index that says another zone than its image.
+func ambiguous(r Request) (out []inspect.Finding) {
+	add := func(subject, format string, a ...any) {
+		out = append(out, inspect.Finding{Rule: inspect.RuleInconsistent, Subject: subject, Detail: fmt.Sprintf(format, a...)})
+	}
+	if raw := r.Image.RawManifest; raw != nil {
+		var m struct {
+			ocispec.Manifest
+			Manifests json.RawMessage `json:"manifests"`
+			FSLayers  json.RawMessage `json:"fsLayers"`
+		}
+		switch err := strictjson.UnmarshalLarge(raw, &m, oci.MaxManifest); {
+		case err != nil:
+			add("manifest", "the manifest can be read in more than one way: %v", err)
+		case m.Manifests != nil || m.FSLayers != nil:
+			add("manifest", "the manifest is an index, or one of an older form, at the same time")
+		}
+	}
+	var c ocispec.Image
+	if err := strictjson.UnmarshalLarge(r.Image.RawConfig, &c, oci.MaxManifest); err != nil {
+		add("configuration", "the configuration can be read in more than one way: %v", err)
+	}
+	told := map[string]bool{r.Image.Config.Config.Labels[oci.ZoneKey]: true, "": true}
+	for _, z := range append(slices.Clone(r.Says), r.Image.Descriptor.Annotations[oci.ZoneKey]) {
+		if !told[z] {
+			told[z] = true
+			add("zone", "the index around the image says %q, its label %q", clip(z, 60), clip(r.Image.Config.Config.Labels[oci.ZoneKey], 60))
+		}
+	}
+	return out
 }
 
 // OwnZone is the zone that an image says it is of. One that says nothing, or
@@ -155,6 +201,8 @@ type gathering struct {
 	r   Request
 	e   *policy.Evidence
 	out *Report
+
+	seen map[string]bool // claims that were read
 }
 
 // claims opens what is kept beside the subject, which is the image or the index
@@ -178,6 +226,13 @@ func (g *gathering) claims(ctx context.Context, subject oci.Digest) error {
 			g.reject(says, f.Manifest.Digest, err)
 			continue
 		}
+		// Whoever may push can add a signed claim once more, under other manifests
+		// and in other bytes around the same statement: it is read once.
+		key := fmt.Sprintf("%s %s %s %s", subject, o.Identity(), o.PredicateType(), digest.FromBytes(o.Predicate()))
+		if g.seen[key] {
+			continue
+		}
+		g.seen[key] = true
 		if err := g.take(ctx, subject, o); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -197,7 +252,15 @@ func (g *gathering) reject(kind string, d oci.Digest, err error) {
 	if g.r.Trust == nil {
 		err = errors.New("nobody was named who may be believed")
 	}
-	g.out.Rejected = append(g.out.Rejected, policy.Rejected{Kind: kind, Claim: d, Why: err.Error()})
+	g.out.Rejected = append(g.out.Rejected, policy.Rejected{Kind: clip(kind, 200), Claim: d, Why: clip(err.Error(), 600)})
+}
+
+// clip bounds what strangers' claims say.
+func clip(s string, most int) string {
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
 }
 
 func source(o trust.Opened) policy.Source {

@@ -511,6 +511,108 @@ func TestDisagreement(t *testing.T) {
 	}
 }
 
+// edit changes the text of the image's configuration and manifest, before
+// anything is signed about it.
+func (y *yard) edit(config, manifest func(string) string) {
+	y.t.Helper()
+	raw := string(y.img.RawManifest)
+	old := y.img.Manifest.Config
+	c := must(y.store.PutBytes(old.MediaType, []byte(config(string(y.img.RawConfig)))))
+	raw = strings.NewReplacer(old.Digest.String(), c.Digest.String(), fmt.Sprintf(`"size":%d`, old.Size), fmt.Sprintf(`"size":%d`, c.Size)).Replace(raw)
+	y.image = must(y.store.PutBytes(y.image.MediaType, []byte(manifest(raw))))
+	y.img = must(image.OpenDescriptor(y.store, y.image, image.OpenOptions{}))
+	y.facts = must(inspect.Inspect(y.t.Context(), y.img, inspect.Options{Tree: true}))
+	y.req.Image = y.img
+}
+
+// TestTwoReadings: what a reader that knows names in one spelling only, or takes
+// the first of two, would see as another image is refused, whoever signed it.
+func TestTwoReadings(t *testing.T) {
+	same := func(s string) string { return s }
+	before := func(text string) func(string) string {
+		return func(s string) string { return "{" + text + "," + s[1:] }
+	}
+	for name, c := range map[string]struct{ config, manifest func(string) string }{
+		"layers twice":           {same, before(`"layers":[]`)},
+		"layers in another case": {same, before(`"LAYERS":[]`)},
+		"subject of two kinds":   {same, before(`"manifests":[]`)},
+		"of schema 1 too":        {same, before(`"fsLayers":[]`)},
+		"config twice":           {before(`"config":{"User":"0"}`), same},
+		"config in another case": {before(`"Config":{"User":"0"}`), same},
+		"a label twice": {func(s string) string {
+			return strings.Replace(s, `"Labels":{`, `"Labels":{"dev.twinhull.zone":"development",`, 1)
+		}, same},
+	} {
+		y := newYard(t, corpus.Base())
+		y.edit(c.config, c.manifest)
+		y.full()
+		r := y.judge()
+		if got := refusing(r.Verdict); !slices.Equal(got, []string{inspect.RuleInconsistent}) {
+			t.Errorf("%s: refused by %q%s", name, got, told(r.Verdict))
+		}
+	}
+	y := newYard(t, corpus.Base())
+	y.edit(func(s string) string { return " " + s }, same)
+	y.full()
+	if r := y.judge(); !r.Verdict.Allowed {
+		t.Errorf("an edit that changes nothing is refused:%s", told(r.Verdict))
+	}
+	y.req.Says = []string{"production", ""}
+	if r := y.judge(); !r.Verdict.Allowed {
+		t.Errorf("an index of production is refused:%s", told(r.Verdict))
+	}
+	y.req.Says = []string{"production", "development"}
+	if r := y.judge(); !slices.Equal(refusing(r.Verdict), []string{inspect.RuleInconsistent}) {
+		t.Errorf("an index of development: refused by %q", refusing(r.Verdict))
+	}
+}
+
+// TestRepeatedClaims: a signed claim that strangers add again, in other bytes
+// around the same statement, is read once.
+func TestRepeatedClaims(t *testing.T) {
+	y := newYard(t, corpus.Base())
+	y.full()
+	reads := 0
+	y.place = counting{y.place, build.OriginsType, &reads}
+	y.req.Place = y.place
+	first := y.judge()
+	once := reads
+	for i := range 20 {
+		y.attach(append(slices.Clone(y.claims[evidence.Origins]), strings.Repeat(" ", i)...), evidence.TypeReference)
+		y.attach(append(slices.Clone(y.claims[evidence.Tests]), strings.Repeat(" ", i)...), evidence.TypeTests)
+	}
+	reads = 0
+	r := y.judge()
+	if !r.Verdict.Allowed || len(r.Inputs) != len(first.Inputs) || once == 0 || reads != once {
+		t.Errorf("%d inputs, want %d; the document was read %d times, want %d%s", len(r.Inputs), len(first.Inputs), reads, once, told(r.Verdict))
+	}
+}
+
+// counting counts how often blobs of a type are read.
+type counting struct {
+	referrers.Place
+	mediaType string
+	n         *int
+}
+
+func (c counting) Read(ctx context.Context, d oci.Descriptor, limit int64) ([]byte, error) {
+	if d.MediaType == c.mediaType {
+		*c.n++
+	}
+	return c.Place.Read(ctx, d, limit)
+}
+
+// TestLongWords: what strangers' claims say is cut in a report.
+func TestLongWords(t *testing.T) {
+	y := newYard(t, corpus.Base())
+	y.full()
+	y.attach(y.raw(strings.Repeat("x", 1<<20), "{}"), "https://"+strings.Repeat("y", 1<<20))
+	r := y.judge()
+	if len(r.Rejected) != 1 || len(r.Rejected[0].Why) > 1000 || len(r.Rejected[0].Kind) > 1000 || !r.Verdict.Allowed {
+		t.Errorf("%d rejected, allowed %v", len(r.Rejected), r.Verdict.Allowed)
+	}
+}
+
 // broken is a place that fails in one way.
 type broken struct {
 	referrers.Place
