@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"github.com/spf13/pflag"
 
@@ -72,6 +73,13 @@ func (o *checkOptions) run(ctx context.Context, env *Env, arg string) error {
 	if o.zone != "" {
 		if req.Zone, err = oci.ParseZone(o.zone); err != nil {
 			return Usagef("--zone: %w", err)
+		}
+	}
+	if o.repository != "" {
+		// A tag or a slash too many would be another repository for the rules.
+		ref, err := oci.ParseRef(o.repository)
+		if err != nil || ref.Kind != oci.RegistryRef || o.repository != ref.Host+"/"+ref.Name {
+			return Usagef("--repository %q: want HOST/NAME, without a tag or digest", o.repository)
 		}
 	}
 	if !slices.Contains([]string{"text", "json", "sarif", "junit"}, o.output) {
@@ -211,7 +219,12 @@ func (o *checkOptions) open(ctx context.Context, env *Env, arg string, plat oci.
 			return nil, err
 		}
 		ref.Tag, ref.Digest = "", d.Digest
-		return image.Open(ctx, ref, image.OpenOptions{})
+		img, err := image.Open(ctx, ref, image.OpenOptions{})
+		if err == nil {
+			// What the index promises is held against the image, as in a layout.
+			img.Descriptor.Platform, img.Descriptor.Annotations = d.Platform, d.Annotations
+		}
+		return img, err
 	}
 	return t, nil
 }
@@ -236,7 +249,7 @@ func (t *target) judge(ctx context.Context, env *Env, req gate.Request) ([]gate.
 		return []gate.Judged{j}, err
 	}
 	c := t.claimed
-	req.Place, req.Repository = c.place, c.repository
+	req.Place, req.Repository, req.Says = c.place, c.repository, c.says
 	if oci.IsIndex(c.root.MediaType) {
 		req.Index = c.root.Digest
 	}
@@ -464,11 +477,14 @@ func waitsFor(r policy.Result) string {
 
 var outcomeWords = map[policy.Outcome]string{policy.Fail: "refused", policy.CannotTell: "cannot tell", policy.Waived: "waived", policy.Noted: "noted", policy.Pass: "pass", policy.NotApplicable: "not asked"}
 
+// lowerFirst begins a title in the middle of a line; words in capitals stay.
 func lowerFirst(s string) string {
-	if s == "" || strings.ToUpper(s[:2]) == s[:2] {
+	r := []rune(s)
+	if len(r) < 2 || unicode.IsUpper(r[1]) {
 		return s
 	}
-	return strings.ToLower(s[:1]) + s[1:]
+	r[0] = unicode.ToLower(r[0])
+	return string(r)
 }
 
 // shownReasons is how many reasons of a rule are told without --all.

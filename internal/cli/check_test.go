@@ -155,6 +155,64 @@ func TestCheckIndex(t *testing.T) {
 	d.wants(d.do(2, "check", store+":both", "--key", "k.pub", "--attest", "k.key", "--zone", "development"), "judged for development")
 }
 
+// TestHostileIndexes: lists that never end, that name one thing twice, or that
+// say another zone than their images.
+func TestHostileIndexes(t *testing.T) {
+	d := newDesk(t)
+	store := "oci:" + d.store.Dir()
+	put := func(tag, text string) oci.Descriptor {
+		t.Helper()
+		i, err := d.store.PutBytes(ocispec.MediaTypeImageIndex, []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.store.SetTag(tag, i); err != nil {
+			t.Fatal(err)
+		}
+		return i
+	}
+	index := func(more string, entries ...oci.Descriptor) string {
+		t.Helper()
+		raw, err := json.Marshal(entries)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return `{"schemaVersion":2,` + more + `"manifests":` + string(raw) + `}`
+	}
+	entry := oci.Descriptor{MediaType: d.image.MediaType, Digest: d.image.Digest, Size: d.image.Size, Platform: &ocispec.Platform{OS: "linux", Architecture: "amd64"}}
+	// Three levels of five hundred entries each would be 125 million.
+	level := put("level0", index("", entry))
+	for range 3 {
+		level = put("bomb", index("", slices.Repeat([]oci.Descriptor{level}, 500)...))
+	}
+	if out := results(t, d.do(1, "check", store+":bomb", "--output", "json")); len(out.Images) != 1 {
+		t.Errorf("%d images", len(out.Images))
+	}
+	put("many", index("", slices.Repeat([]oci.Descriptor{entry}, maxImages+1)...))
+	d.wants(d.do(3, "check", store+":many"), "more than 256 images")
+	put("twice", index(`"Manifests":[],`, entry))
+	d.wants(d.do(3, "check", store+":twice"), `name "Manifests", want "manifests"`)
+	put("both", index(`"layers":[],`, entry))
+	d.wants(d.do(3, "check", store+":both"), "image at the same time")
+	put("zone", index(`"annotations":{"dev.twinhull.zone":"development"},`, entry))
+	d.wants(d.do(1, "check", store+":zone"), `the index around the image says "development"`)
+	entry.Annotations = map[string]string{oci.ZoneKey: "development"}
+	put("entry", index("", entry))
+	d.wants(d.do(1, "check", store+":entry"), `the index around the image says "development"`)
+
+	for _, wrong := range []string{"registry.example/shop:1", "registry.example/shop/dev/", "shop", "registry.example/shop@" + d.image.Digest.String()} {
+		d.wants(d.do(2, "check", "production", "--repository", wrong), "want HOST/NAME")
+	}
+}
+
+func TestLowerFirst(t *testing.T) {
+	for title, want := range map[string]string{"No shell": "no shell", "SBOM": "SBOM", "": "", "X": "X", "Über": "über"} {
+		if got := lowerFirst(title); got != want {
+			t.Errorf("%q: %q", title, got)
+		}
+	}
+}
+
 func TestRulesCommand(t *testing.T) {
 	d := newDesk(t)
 	text := d.do(0, "rules")

@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"twinhull.dev/twinhull/internal/build"
 	"twinhull.dev/twinhull/internal/evidence"
+	"twinhull.dev/twinhull/internal/evidence/strictjson"
 	"twinhull.dev/twinhull/internal/image"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/project"
@@ -31,6 +33,8 @@ type claimed struct {
 	images     []oci.Descriptor // the images of it, those of the platform that was asked for
 	whole      bool             // images are all that there are
 	strange    bool             // the index has further manifests that a runtime might take for images
+	says       []string         // zones that the indexes say they are of
+	seen       map[oci.Digest]bool
 }
 
 // subjects are the digests that can be signed: the index too, because a tag
@@ -115,24 +119,52 @@ func openClaimed(ctx context.Context, env *Env, arg, repository string, plat oci
 	return c, nil
 }
 
+// maxImages bounds an index: releases are for a dozen platforms.
+const maxImages = 256
+
 func (c *claimed) findImages(d oci.Descriptor, read func(oci.Descriptor) ([]byte, error), plat oci.Platform, depth int) error {
 	switch {
 	case depth > 4:
 		return fmt.Errorf("index %s: nested too deeply", c.root.Digest)
 	case oci.IsManifest(d.MediaType):
+		if len(c.images) == maxImages {
+			return fmt.Errorf("index %s: more than %d images", c.root.Digest, maxImages)
+		}
 		c.images = append(c.images, d)
 		return nil
 	case !oci.IsIndex(d.MediaType):
 		return fmt.Errorf("%s has media type %q: no image", d.Digest, d.MediaType)
+	}
+	// An index that is listed many times, each time with many, would never end.
+	if c.seen[d.Digest] {
+		return nil
+	}
+	if c.seen == nil {
+		c.seen = map[oci.Digest]bool{}
+	}
+	if c.seen[d.Digest] = true; len(c.seen) > maxImages {
+		return fmt.Errorf("index %s: more than %d indexes", c.root.Digest, maxImages)
 	}
 	raw, err := read(d)
 	if err != nil {
 		return err
 	}
 	idx, err := oci.ParseIndex(raw)
+	if err == nil {
+		// Of a repeated name, or one in another case, others may take the other.
+		var same struct {
+			ocispec.Index
+			Layers json.RawMessage `json:"layers"`
+			Config json.RawMessage `json:"config"`
+		}
+		if err = strictjson.UnmarshalLarge(raw, &same, oci.MaxManifest); err == nil && (same.Layers != nil || same.Config != nil) {
+			err = errors.New("it is an image at the same time")
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("index %s: %w", d.Digest, err)
 	}
+	c.says = append(c.says, idx.Annotations[oci.ZoneKey], d.Annotations[oci.ZoneKey])
 	for _, m := range idx.Manifests {
 		if unknown := m.Platform != nil && m.Platform.OS == "unknown"; m.ArtifactType != "" || unknown {
 			// Attestations of other tools, listed as if they were images. No
