@@ -220,11 +220,18 @@ func (o *checkOptions) open(ctx context.Context, env *Env, arg string, plat oci.
 		}
 		ref.Tag, ref.Digest = "", d.Digest
 		img, err := image.Open(ctx, ref, image.OpenOptions{})
-		if err == nil {
-			// What the index promises is held against the image, as in a layout.
-			img.Descriptor.Platform, img.Descriptor.Annotations = d.Platform, d.Annotations
+		if err != nil {
+			return nil, err
 		}
-		return img, err
+		if img.Descriptor.Digest != d.Digest {
+			// An index that is listed as an image leads to one of its images: the
+			// others would be allowed unseen.
+			img.Close()
+			return nil, fmt.Errorf("what the registry has there is not the image, but leads to %s", img.Descriptor.Digest)
+		}
+		// What the index promises is held against the image, as in a layout.
+		img.Descriptor.Platform, img.Descriptor.Annotations = d.Platform, d.Annotations
+		return img, nil
 	}
 	return t, nil
 }
@@ -288,6 +295,9 @@ func (t *target) attest(ctx context.Context, env *Env, signer trust.Signer, judg
 		return nil
 	}
 	for i, j := range judged {
+		if j.Report.Verdict.Image != t.claimed.images[i].Digest {
+			return Undecidedf("the verdict is about %s, not about %s", cmp.Or(j.Report.Verdict.Image, "no image"), t.claimed.images[i].Digest)
+		}
 		if err := put(t.claimed.images[i], j.Report); err != nil {
 			return err
 		}

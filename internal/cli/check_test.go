@@ -2,8 +2,10 @@ package cli
 
 import (
 	"encoding/json"
+	"fmt"
 	"log"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +15,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"twinhull.dev/twinhull/internal/gate"
@@ -153,6 +157,69 @@ func TestCheckIndex(t *testing.T) {
 	// A summary is about production and a repository.
 	d.wants(d.do(2, "check", store+":both", "--key", "k.pub", "--attest", "k.key"), "nobody says which repository")
 	d.wants(d.do(2, "check", store+":both", "--key", "k.pub", "--attest", "k.key", "--zone", "development"), "judged for development")
+}
+
+// rawManifest is pushed as it is.
+type rawManifest struct {
+	mediaType types.MediaType
+	text      string
+}
+
+func (r rawManifest) RawManifest() ([]byte, error)        { return []byte(r.text), nil }
+func (r rawManifest) MediaType() (types.MediaType, error) { return r.mediaType, nil }
+
+// TestIndexAsImage: an index that is listed as if it were an image is not judged
+// by the one of its images that is for this machine.
+func TestIndexAsImage(t *testing.T) {
+	d := newDesk(t)
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(t.Output(), "", 0)), registry.WithReferrersSupport(true)))
+	defer server.Close()
+	repository := strings.TrimPrefix(server.URL, "http://") + "/shop/app"
+	push := func(r rawManifest) oci.Digest {
+		t.Helper()
+		sum := digest.FromString(r.text)
+		for _, to := range []string{"@" + sum.String(), ":latest"} {
+			ref, err := name.ParseReference(repository + to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := remote.Put(ref, r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return sum
+	}
+	path, err := layout.FromPath(d.store.Dir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	idx, err := path.ImageIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash, err := v1.NewHash(string(d.image.Digest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := idx.Image(hash)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tag, err := name.NewTag(repository + ":image")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(tag, img); err != nil {
+		t.Fatal(err)
+	}
+	entry := func(mediaType string, d oci.Digest, size int64) string {
+		return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":%d,"platform":{"os":"linux","architecture":%q}}]}`,
+			ocispec.MediaTypeImageIndex, mediaType, d, size, runtime.GOARCH)
+	}
+	inner := entry(ocispec.MediaTypeImageManifest, d.image.Digest, d.image.Size)
+	sum := push(rawManifest{types.OCIImageIndex, inner})
+	push(rawManifest{types.OCIImageIndex, entry(ocispec.MediaTypeImageManifest, sum, int64(len(inner)))})
+	d.wants(d.do(3, "check", repository+":latest", "--key", "k.pub", "--attest", "k.key"), "is not the image")
 }
 
 // TestHostileIndexes: lists that never end, that name one thing twice, or that
