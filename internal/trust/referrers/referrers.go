@@ -413,7 +413,11 @@ type repository struct {
 }
 
 func (p repository) options(ctx context.Context) []remote.Option {
-	return image.RegistryOptions(ctx, p.opt.Keychain, p.opt.Transport)
+	base := p.opt.Transport
+	if base == nil {
+		base = http.DefaultTransport
+	}
+	return image.RegistryOptions(ctx, p.opt.Keychain, allPages{base})
 }
 
 func (p repository) List(ctx context.Context, subject oci.Digest) ([]oci.Descriptor, error) {
