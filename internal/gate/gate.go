@@ -61,6 +61,7 @@ type Report struct {
 	Inputs   []oci.Digest      // every believed claim that was decided by: digests of the bundles
 	Rejected []policy.Rejected // claims that are not believed
 	policy   *policy.Policy
+	trust    oci.Digest // of the trust policy; "" without
 }
 
 // Judge judges an image. An error says why nothing could be decided; it is a
@@ -86,7 +87,9 @@ func Judge(ctx context.Context, r Request) (*Report, error) {
 		in.Zone = OwnZone(facts)
 	}
 	g := &gathering{r: r, e: &in.Evidence, out: out, seen: map[string]bool{}}
-	in.Evidence.Trusted = r.Trust != nil
+	if in.Evidence.Trusted = r.Trust != nil; r.Trust != nil {
+		out.trust = r.Trust.Digest()
+	}
 	if r.Place != nil {
 		subjects := []oci.Digest{r.Image.Descriptor.Digest}
 		if r.Index != "" && r.Index != subjects[0] {

@@ -227,6 +227,9 @@ func TestAllowed(t *testing.T) {
 	if p.VerificationResult != summary.Passed || len(p.InputAttestations) != len(y.claims) || p.ResourceURI != "oci://"+repository {
 		t.Errorf("%+v", p)
 	}
+	if p.Trust == nil || p.Trust.Digest["sha256"] != y.req.Trust.Digest().Encoded() {
+		t.Errorf("the summary does not say whom it believed: %+v", p.Trust)
+	}
 	wanted := summary.Wanted{Verifiers: []string{summary.VerifierID}, Repository: repository, Policies: []oci.Digest{policy.Default().Digest()}, Levels: []string{"SLSA_BUILD_LEVEL_1", "TWINHULL_HERMETIC"}, Now: now}
 	if reasons := p.Accepts(wanted); len(reasons) > 0 {
 		t.Errorf("not accepted: %q", reasons)

@@ -34,7 +34,7 @@ func (r *Report) Summary(verifier, version string) (summary.Predicate, error) {
 		return summary.Predicate{}, fmt.Errorf("%w: nobody says which repository the image is for", ErrNoSummary)
 	}
 	return summary.Make(summary.Input{
-		Verifier: verifier, Version: version, Time: v.Time, Repository: repository, Policy: v.Policy, Attestation: r.Inputs,
+		Verifier: verifier, Version: version, Time: v.Time, Repository: repository, Policy: v.Policy, Trust: r.trust, Attestation: r.Inputs,
 		Passed: v.Allowed && zone == oci.Production, Levels: v.Levels, Reasons: reasons(v),
 	})
 }
@@ -46,9 +46,9 @@ func Join(index oci.Digest, all []*Report) *Report {
 	for i, r := range all {
 		v := r.Verdict
 		if i == 0 {
-			out.policy, out.Verdict = r.policy, policy.Verdict{Allowed: true, Image: index, Zone: v.Zone, Repository: v.Repository, Time: v.Time, Policy: v.Policy, Levels: slices.Clone(v.Levels)}
+			out.policy, out.trust, out.Verdict = r.policy, r.trust, policy.Verdict{Allowed: true, Image: index, Zone: v.Zone, Repository: v.Repository, Time: v.Time, Policy: v.Policy, Levels: slices.Clone(v.Levels)}
 		}
-		same := v.Zone == out.Verdict.Zone && v.Repository == out.Verdict.Repository && v.Policy == out.Verdict.Policy
+		same := v.Zone == out.Verdict.Zone && v.Repository == out.Verdict.Repository && v.Policy == out.Verdict.Policy && r.trust == out.trust
 		out.Verdict.Allowed = out.Verdict.Allowed && v.Allowed && same
 		out.Verdict.Rules = append(out.Verdict.Rules, v.Rules...)
 		out.Verdict.Levels = slices.DeleteFunc(out.Verdict.Levels, func(l string) bool { return !slices.Contains(v.Levels, l) })

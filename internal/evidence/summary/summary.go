@@ -38,6 +38,7 @@ type Predicate struct {
 	DependencyLevels   map[string]int64 `json:"dependencyLevels,omitempty"`
 	SLSAVersion        string           `json:"slsaVersion,omitempty"`
 	Reasons            []string         `json:"twinhull_reasons,omitempty"` // why it failed, or what was waived
+	Trust              *Descriptor      `json:"twinhull_trust,omitempty"`   // the trust policy by which attestations were believed; nil: nobody was
 }
 
 // Verifier is who decided.
@@ -62,6 +63,7 @@ type Input struct {
 	Time        time.Time
 	Repository  string     // the production repository, HOST/NAME without tag: it becomes the resourceUri
 	Policy      oci.Digest // of the policy's text
+	Trust       oci.Digest // of the trust policy; "" when nobody was believed
 	PolicyURI   string     // where it is; "" for a policy that is known by digest alone
 	Attestation []oci.Digest
 	Passed      bool
@@ -90,6 +92,12 @@ func Make(in Input) (Predicate, error) {
 	}
 	if p.Policy.URI == "" {
 		p.Policy.URI = "urn:twinhull:policy:" + in.Policy.String()
+	}
+	if in.Trust != "" {
+		if err := in.Trust.Validate(); err != nil {
+			return Predicate{}, fmt.Errorf("verification summary: trust policy %q: %w", in.Trust, err)
+		}
+		p.Trust = &Descriptor{Digest: evidence.DigestSet(in.Trust)}
 	}
 	if in.Version != "" {
 		p.Verifier.Version = map[string]string{"twinhull": in.Version}
