@@ -477,8 +477,8 @@ func writeVerdict(w io.Writer, j gate.Judged, all bool) error {
 // it has reasons of its own.
 func waitsFor(r policy.Result) string {
 	switch {
-	case len(r.Reasons) == 0:
-		return r.Because
+	case !slices.ContainsFunc(r.Reasons, func(x policy.Reason) bool { return x.Outcome.Refuses() }):
+		return r.Because // those that there are, are notes
 	case len(r.Reasons) == 1 && r.Reasons[0].Subject == "" && strings.Contains(r.Reasons[0].Message, ": see "):
 		return r.Reasons[0].Message
 	}

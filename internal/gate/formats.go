@@ -6,6 +6,7 @@ import (
 	"encoding/xml"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -139,8 +140,8 @@ func WriteSARIF(w io.Writer, all []Judged) error {
 		}
 		for _, r := range j.Report.Verdict.Rules {
 			reasons := r.Reasons
-			if r.Outcome.Refuses() && len(reasons) == 0 {
-				reasons = []policy.Reason{{Outcome: r.Outcome, Message: r.Because}}
+			if r.Outcome.Refuses() && !refuses(reasons) {
+				reasons = append(slices.Clone(reasons), policy.Reason{Outcome: r.Outcome, Message: r.Because})
 			}
 			for _, x := range reasons {
 				run.Results = append(run.Results, sarifOf(j, r, x, index[r.Rule]))
@@ -152,6 +153,12 @@ func WriteSARIF(w io.Writer, all []Judged) error {
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
 	return e.Encode(log)
+}
+
+// refuses tells whether one of the reasons does. What refuses without, because
+// the image was not read whole, may have others that are only notes.
+func refuses(all []policy.Reason) bool {
+	return slices.ContainsFunc(all, func(x policy.Reason) bool { return x.Outcome.Refuses() })
 }
 
 func sarifOf(j Judged, r policy.Result, x policy.Reason, index int) sarifResult {

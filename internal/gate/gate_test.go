@@ -796,6 +796,22 @@ func TestFormats(t *testing.T) {
 }
 
 // FuzzJudgeClaim puts any bytes beside an image as a signature.
+// TestNotesDoNotRefuse: a rule that refuses and has notes only says why.
+func TestNotesDoNotRefuse(t *testing.T) {
+	y := newYard(t, corpus.Base())
+	r := y.judge()
+	r.Verdict.Allowed = false
+	r.Verdict.Rules = []policy.Result{{Rule: inspect.RuleSourceMap, Outcome: policy.CannotTell, Because: "not every byte was read", Reasons: []policy.Reason{{Outcome: policy.Noted, Message: "of a dependency"}}}}
+	var b bytes.Buffer
+	if err := WriteSARIF(&b, []Judged{{"app", r}}); err != nil || !strings.Contains(b.String(), `"level": "error"`) || !strings.Contains(b.String(), "not every byte was read") {
+		t.Errorf("%v", err)
+	}
+	s, err := r.Summary("", "1")
+	if err != nil || len(s.Reasons) != 1 || !strings.Contains(s.Reasons[0], "not every byte") {
+		t.Errorf("%q, %v", s.Reasons, err)
+	}
+}
+
 func FuzzJudgeClaim(f *testing.F) {
 	f.Add([]byte(`{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{"publicKey":{}},"dsseEnvelope":{"payload":"e30=","payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"AA=="}]}}`))
 	f.Add([]byte(`{}`))

@@ -74,7 +74,7 @@ func reasons(v policy.Verdict) (out []string) {
 				out = append(out, text)
 			}
 		}
-		if r.Outcome.Refuses() && len(r.Reasons) == 0 {
+		if r.Outcome.Refuses() && !refuses(r.Reasons) {
 			if text := r.Rule + ": " + cmp.Or(r.Because, string(r.Outcome)); !slices.Contains(out, text) {
 				out = append(out, text)
 			}
