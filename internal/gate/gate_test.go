@@ -796,6 +796,22 @@ func TestFormats(t *testing.T) {
 }
 
 // FuzzJudgeClaim puts any bytes beside an image as a signature.
+// TestScanOfAnother: a complete scan stands in for a database, one of an image
+// with other packages does not, although it is signed for this one.
+func TestScanOfAnother(t *testing.T) {
+	for packages, want := range map[int]bool{0: true, 3: false} { // the image has none
+		y := newYard(t, corpus.Base())
+		y.full()
+		y.req.Database = nil
+		p := must(vuln.Make(vuln.Result{Database: vuln.Status{Digest: digest.FromString("db"), Imported: now.Add(-time.Hour)}, Scanned: now.Add(-time.Hour), Complete: true,
+			Ecosystems: []vuln.Answer{{Ecosystem: "npm", Packages: packages, Answered: true, Newest: now.Add(-time.Hour)}}}, "1", now))
+		y.attach(y.sign(y.key, y.image.Digest, evidence.TypeVulns, p), evidence.TypeVulns)
+		if r := y.judge(); r.Verdict.Allowed != want {
+			t.Errorf("%d packages: allowed %v%s", packages, r.Verdict.Allowed, told(r.Verdict))
+		}
+	}
+}
+
 // TestNotesDoNotRefuse: a rule that refuses and has notes only says why.
 func TestNotesDoNotRefuse(t *testing.T) {
 	y := newYard(t, corpus.Base())
