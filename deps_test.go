@@ -71,9 +71,9 @@ var order = []room{
 	{"internal/trust/referrers", "oci image build evidence trust", "where claims are kept; what it finds nobody believes yet"},
 
 	{"internal/policy", "oci project inspect evidence evidence/vex", "the decision: facts and claims as plain data, so that who gathers them cannot matter"},
-	{"internal/gate", "oci project image build inspect evidence evidence/absence evidence/origin evidence/provenance evidence/sbom evidence/summary evidence/testresult evidence/vex evidence/vuln trust trust/referrers policy", "gathers, opens and asks: the one door to a verdict"},
+	{"internal/gate", "oci project image build inspect evidence evidence/strictjson evidence/absence evidence/origin evidence/provenance evidence/sbom evidence/summary evidence/testresult evidence/vex evidence/vuln trust trust/referrers policy", "gathers, opens and asks: the one door to a verdict"},
 
-	{"internal/cli", "oci durable filetree progress project source/site source/fetch source/vault source/debfile source/deb source/npm source/gomod sandbox image build inspect evidence evidence/known evidence/provenance evidence/sbom evidence/summary evidence/testresult evidence/vex evidence/vuln trust trust/referrers policy gate", "wiring for a person at a terminal"},
+	{"internal/cli", "oci durable filetree progress project source/site source/fetch source/vault source/debfile source/deb source/npm source/gomod sandbox image build inspect evidence evidence/strictjson evidence/known evidence/provenance evidence/sbom evidence/summary evidence/testresult evidence/vex evidence/vuln trust trust/referrers policy gate", "wiring for a person at a terminal"},
 	{"cmd/twinhull", "sandbox cli", "main: the sandbox's own processes first, then the command line"},
 }
 
