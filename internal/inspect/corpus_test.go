@@ -102,12 +102,15 @@ func TestBadImages(t *testing.T) {
 			}
 		}
 	})
-	for _, c := range cases {
+	for n, c := range cases {
 		if seen[c.Name] {
 			t.Errorf("two cases are called %s", c.Name)
 		}
 		seen[c.Name] = true
 		t.Run(c.Name, func(t *testing.T) {
+			if testing.Short() && n%8 != 0 && !*update {
+				t.Skip("with -short, every eighth")
+			}
 			t.Parallel()
 			f := inspectCase(t, c, inspect.Options{})
 			if f == nil {
@@ -144,8 +147,11 @@ func TestCleanImages(t *testing.T) {
 	if len(cases) < 15 {
 		t.Errorf("the corpus has %d clean images", len(cases))
 	}
-	for _, c := range cases {
+	for n, c := range cases {
 		t.Run(c.Name, func(t *testing.T) {
+			if testing.Short() && n%8 != 0 {
+				t.Skip("with -short, every eighth")
+			}
 			t.Parallel()
 			f := inspectCase(t, c, inspect.Options{})
 			if !f.Complete || len(f.Errors) > 0 {
