@@ -47,8 +47,8 @@ func (g *gathering) take(ctx context.Context, subject oci.Digest, o trust.Opened
 			return err
 		}
 		t := policy.Tests{Source: s, Result: p.Result}
-		if p.Tests != nil {
-			t.Counted, t.Tests, t.Passed, t.Failed, t.Skipped = true, p.Tests.Tests, p.Tests.Passed, p.Tests.Failed, p.Tests.Skipped
+		if n, ok := p.Totals(); ok {
+			t.Counted, t.Tests, t.Passed, t.Failed, t.Skipped = true, n.Tests, n.Passed, n.Failed, n.Skipped
 		}
 		for _, c := range p.Coverage {
 			percent, ok := c.Percent()

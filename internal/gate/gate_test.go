@@ -230,9 +230,12 @@ func TestAllowed(t *testing.T) {
 	if p.Trust == nil || p.Trust.Digest["sha256"] != y.req.Trust.Digest().Encoded() {
 		t.Errorf("the summary does not say whom it believed: %+v", p.Trust)
 	}
-	wanted := summary.Wanted{Verifiers: []string{summary.VerifierID}, Repository: repository, Policies: []oci.Digest{policy.Default().Digest()}, Levels: []string{"SLSA_BUILD_LEVEL_1", "TWINHULL_HERMETIC"}, Now: now}
+	wanted := summary.Wanted{Verifiers: []string{summary.VerifierID}, Repository: repository, Policies: []oci.Digest{policy.Default().Digest()}, Levels: []string{"TWINHULL_HERMETIC"}, Now: now}
 	if reasons := p.Accepts(wanted); len(reasons) > 0 {
 		t.Errorf("not accepted: %q", reasons)
+	}
+	if slices.Contains(p.VerifiedLevels, "SLSA_BUILD_LEVEL_1") {
+		t.Errorf("a level of a builder that nobody is bound to: %q", p.VerifiedLevels)
 	}
 	// It is no pass for the development repository, nor for any other.
 	wanted.Repository += "/dev"

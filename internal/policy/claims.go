@@ -117,8 +117,8 @@ func (j *judge) lacks(p Provenance) (out []Reason) {
 	no := func(o Outcome, subject, format string, a ...any) {
 		out = append(out, Reason{Outcome: o, Subject: subject, Message: fmt.Sprintf(format, a...)})
 	}
-	if _, ok := j.policy.builder(p.Builder); !ok {
-		no(Fail, p.Builder, "builder %q is not one that the policy names", p.Builder)
+	if _, _, why := j.policy.builder(p.Builder, p.By); why != "" {
+		no(Fail, p.Builder, "%s", why)
 	}
 	if p.Inputs == 0 {
 		no(Fail, "inputs", "it names no input")
@@ -148,7 +148,8 @@ func (j *judge) lacks(p Provenance) (out []Reason) {
 	return out
 }
 
-// levels are what a summary may say was verified.
+// levels are what a summary may say was verified. Those that depend on which
+// builder it was are earned only where the policy says who may speak for it.
 func (j *judge) levels() []string {
 	best := 0
 	var out []string
@@ -156,12 +157,12 @@ func (j *judge) levels() []string {
 		if len(j.lacks(p)) > 0 {
 			continue
 		}
-		level, _ := j.policy.builder(p.Builder)
+		level, bound, _ := j.policy.builder(p.Builder, p.By)
 		best = max(best, level)
 		for _, x := range []struct {
 			earned bool
 			name   string
-		}{{p.Hermetic, "TWINHULL_HERMETIC"}, {p.Parameterless, "TWINHULL_PARAMETERLESS"}, {p.DependenciesComplete, "TWINHULL_DEPENDENCIES_COMPLETE"}, {p.Reproduced, "SLSA_BUILD_REPRODUCED"}} {
+		}{{p.Hermetic, "TWINHULL_HERMETIC"}, {p.Parameterless, "TWINHULL_PARAMETERLESS"}, {p.DependenciesComplete, "TWINHULL_DEPENDENCIES_COMPLETE"}, {p.Reproduced && bound, "SLSA_BUILD_REPRODUCED"}} {
 			if x.earned && !slices.Contains(out, x.name) {
 				out = append(out, x.name)
 			}
@@ -411,6 +412,15 @@ func (o *Origins) contents(p *Path) oci.Digest {
 	return o.Paths[i].SHA256
 }
 
+// ran tells whether a test passed. Tools that count nothing (a Go cover profile)
+// show it by code that ran: a step whose tests fail leaves no image.
+func (t Tests) ran() bool {
+	if t.Counted {
+		return t.Passed > 0
+	}
+	return slices.ContainsFunc(t.Coverage, func(c Coverage) bool { return c.Measured && c.Percent > 0 })
+}
+
 func (j *judge) tests() {
 	list := j.in.Evidence.Tests
 	if len(list) == 0 {
@@ -418,20 +428,17 @@ func (j *judge) tests() {
 		return
 	}
 	j.troubled(evidence.Tests)
-	run, n := 0, 0
+	run := 0
 	for _, t := range list {
 		switch {
 		case t.Failed > 0:
 			j.failf(t.By, "%d of %s failed", t.Failed, plural(t.Tests, "test"))
 		case t.Result != "PASSED":
 			j.failf(t.By, "the test result that %s signed says %q", t.By, t.Result)
-		case !t.Counted || t.Passed > 0:
-			n++
+		case !t.ran():
+			j.failf(t.By, "the test result that %s signed has no test that passed", t.By)
 		}
 		run += t.Passed
-	}
-	if n == 0 && len(j.res.Reasons) == 0 {
-		j.failf("", "no believed test result has a test that passed")
 	}
 	j.because("%d passed, %s", run, by(list, func(t Tests) Source { return t.Source }))
 }

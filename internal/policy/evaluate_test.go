@@ -41,7 +41,7 @@ func TestPerfect(t *testing.T) {
 	if !v.Allowed || len(refusing(v)) > 0 || v.Image != sum("image") || v.Policy != Default().Digest() {
 		t.Fatalf("refused: %q", refusing(v))
 	}
-	if want := []string{"SLSA_BUILD_LEVEL_1", "TWINHULL_DEPENDENCIES_COMPLETE", "TWINHULL_HERMETIC", "TWINHULL_PARAMETERLESS"}; !slices.Equal(v.Levels, want) {
+	if want := []string{"SLSA_BUILD_LEVEL_0", "TWINHULL_DEPENDENCIES_COMPLETE", "TWINHULL_HERMETIC", "TWINHULL_PARAMETERLESS"}; !slices.Equal(v.Levels, want) {
 		t.Errorf("levels %q, want %q", v.Levels, want)
 	}
 	if d := cmp.Diff(v, Evaluate(perfect(sample()))); d != "" {
@@ -216,9 +216,20 @@ func TestRulesOneByOne(t *testing.T) {
 		}},
 		{"unreadable VEX", RuleVEX, CannotTell, "cannot be read", func(in *Input) { in.Evidence.Problems = []Problem{{Kind: "vex", Why: "x"}} }},
 
+		{"no tests at all", RuleTests, Fail, "no test that passed", func(in *Input) { in.Evidence.Tests[0].Tests, in.Evidence.Tests[0].Passed = 0, 0 }},
+		{"a result that counts nothing and ran nothing", RuleTests, Fail, "no test that passed", func(in *Input) {
+			who := in.Evidence.Tests[0].Source
+			in.Evidence.Tests = append(in.Evidence.Tests, Tests{Source: who, Result: "PASSED"})
+		}},
+		{"a second result of skipped tests", RuleTests, Fail, "other signed has no test that passed", func(in *Input) {
+			in.Evidence.Tests = append(in.Evidence.Tests, Tests{Source: Source{By: "other"}, Result: "PASSED", Counted: true, Tests: 3, Skipped: 3})
+		}},
+		{"code that tests ran", RuleTests, Pass, "", func(in *Input) {
+			in.Evidence.Tests[0] = Tests{Source: in.Evidence.Tests[0].Source, Result: "PASSED", Coverage: []Coverage{{"statements", true, 90}}}
+		}},
 		{"failed test", RuleTests, Fail, "1 of 10 tests failed", func(in *Input) { in.Evidence.Tests[0].Failed = 1 }},
 		{"failed result", RuleTests, Fail, `"FAILED"`, func(in *Input) { in.Evidence.Tests[0].Result = "FAILED" }},
-		{"no test ran", RuleTests, Fail, "no believed test result has a test", func(in *Input) {
+		{"no test ran", RuleTests, Fail, "no test that passed", func(in *Input) {
 			in.Evidence.Tests[0].Tests, in.Evidence.Tests[0].Passed, in.Evidence.Tests[0].Skipped = 10, 0, 10
 		}},
 		{"coverage too low", RuleTestCoverage, Fail, "79.99 % of lines", func(in *Input) { in.Evidence.Tests[0].Coverage[0].Percent = 79.99 }},

@@ -2,7 +2,9 @@ package policy
 
 import (
 	"encoding/json"
+	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,13 +38,16 @@ type Vulnerabilities struct {
 // Build says what provenance must show.
 type Build struct {
 	Require  []string  // properties: Hermetic and the other constants
-	Builders []Builder // none: any builder, at SLSA build level 1
+	Builders []Builder // none: any builder that whoever is believed names, which earns no SLSA build level
 }
 
-// Builder is a builder that is accepted, and how far it is believed.
+// Builder is a builder that is accepted, who may speak for it, and how far it is
+// believed. Provenance says itself which builder it is of: without By whoever may
+// sign provenance could name the best one.
 type Builder struct {
-	ID    string // builder.id of the provenance; * stands for letters between slashes
-	Level int    // SLSA build level that the summary may claim, 0 to 3
+	ID    string   // builder.id of the provenance; * stands for letters between slashes
+	Level int      // SLSA build level that the summary may claim, 0 to 3
+	By    []string // identities of the trust policy that may sign for it; none: nobody
 }
 
 // Base says what a minimal base is.
@@ -87,8 +92,9 @@ func (p *Policy) Encode() []byte {
 		Findings    []string `json:"findings,omitempty"`
 	}
 	type builder struct {
-		ID    string `json:"id"`
-		Level int    `json:"level"`
+		ID    string   `json:"id"`
+		Level int      `json:"level"`
+		By    []string `json:"by"`
 	}
 	type custom struct {
 		ID         string     `json:"id"`
@@ -141,17 +147,32 @@ func (p *Policy) Encode() []byte {
 	return append(b, '\n')
 }
 
-// builder finds the builder in the policy.
-func (p *Policy) builder(id string) (level int, ok bool) {
+// builder finds the builder in the policy, as one that the identity may speak
+// for. bound says that the policy has tied the two together: without a list
+// every builder is accepted, and what it is called proves nothing. why is empty
+// when the builder is accepted.
+func (p *Policy) builder(id, identity string) (level int, bound bool, why string) {
 	if len(p.Provenance.Builders) == 0 {
-		return 1, true
+		return 0, false, ""
 	}
+	var may []string
 	for _, b := range p.Provenance.Builders {
-		if match, err := path.Match(b.ID, id); err == nil && match && !strings.ContainsAny(id, "\n") {
-			return b.Level, true
+		if match, err := path.Match(b.ID, id); err != nil || !match || strings.ContainsAny(id, "\n") {
+			continue
+		}
+		if identity != "" && slices.Contains(b.By, identity) {
+			return b.Level, true, ""
+		}
+		for _, name := range b.By {
+			if !slices.Contains(may, name) {
+				may = append(may, name)
+			}
 		}
 	}
-	return 0, false
+	if may == nil {
+		return 0, false, fmt.Sprintf("builder %q is not one that the policy names", id)
+	}
+	return 0, false, fmt.Sprintf("%s signed it, and may not speak for the builder %q: the policy names %s", identity, id, strings.Join(may, ", "))
 }
 
 // Table is the table of rules with those that the policy adds.

@@ -29,7 +29,7 @@ const MaxFile = 1 << 20
 //	provenance:
 //	  require: [dependencies-complete, hermetic, parameterless, reproduced]
 //	  builders:
-//	    - {id: https://ci.example/builder/v1, level: 3}
+//	    - {id: https://ci.example/builder/v1, level: 3, by: [ci]} # identities of the trust policy
 //	base:
 //	  systemPackages: 40
 //	  size: 300MiB
@@ -229,11 +229,11 @@ func (r *reader) provenance(v project.YAML, out *Build) {
 	if v, ok := f["builders"]; ok {
 		list := r.list(v, key+".builders")
 		if len(list) == 0 && v.Kind == project.YAMLList {
-			r.fail(v, key+".builders", "names nobody: leave it out to accept any builder")
+			r.fail(v, key+".builders", "names nobody: leave it out to accept any builder, at no level")
 		}
 		for i, v := range list {
 			k := fmt.Sprintf("%s.builders[%d]", key, i)
-			f := r.fields(v, k, "id", "level")
+			f := r.fields(v, k, "id", "level", "by")
 			b := Builder{Level: 1}
 			if id, ok := f["id"]; !ok {
 				if f != nil {
@@ -245,9 +245,35 @@ func (r *reader) provenance(v project.YAML, out *Build) {
 			if l, ok := f["level"]; ok {
 				b.Level = r.whole(l, k+".level", 0, 3)
 			}
+			if by, ok := f["by"]; ok {
+				b.By = r.identities(by, k+".by")
+			} else if f != nil {
+				r.fail(v, k, "by is missing\nhint: provenance names its builder itself: say which identities of the trust policy may sign for this one")
+			}
 			out.Builders = append(out.Builders, b)
 		}
 	}
+}
+
+// identities reads names of the trust policy.
+func (r *reader) identities(v project.YAML, key string) (names []string) {
+	list := r.list(v, key)
+	if len(list) == 0 && v.Kind == project.YAMLList {
+		r.fail(v, key, "names nobody")
+	}
+	for i, v := range list {
+		k := fmt.Sprintf("%s[%d]", key, i)
+		switch name := r.text(v, k); {
+		case name == "":
+		case strings.Contains(name, "*"):
+			r.fail(v, k, "%q: want the name of an identity, not a pattern", name)
+		case slices.Contains(names, name):
+			r.fail(v, k, "%q stands twice", name)
+		default:
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 var sizeRE = regexp.MustCompile(`^([0-9]{1,9})(KiB|MiB|GiB)$`)
@@ -365,8 +391,10 @@ func (r *reader) waiver(v project.YAML, key string, p *Policy) {
 			}
 		case !rule.Waivable:
 			r.fail(f["rule"], key+".rule", "the rule %s cannot be waived", w.Rule)
-		case (rule.ID == RuleVulnerabilities || rule.ID == "secret") && strings.Trim(w.Subject, "* ") == "" && w.Subject != "":
-			r.fail(f["subject"], key+".subject", "%q excuses whatever may still come: name what is excused", w.Subject)
+		case w.Subject != "":
+			if why := w.wide(); why != "" {
+				r.fail(f["subject"], key+".subject", "%q excuses whatever may still come: name what is excused\nhint: %s", w.Subject, why)
+			}
 		}
 	}
 	p.Waivers = append(p.Waivers, w)

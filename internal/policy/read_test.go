@@ -2,6 +2,8 @@ package policy
 
 import (
 	"errors"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +23,7 @@ vulnerabilities:
 provenance:
   require: [dependencies-complete, hermetic]
   builders:
-    - {id: "https://build.example/*", level: 3}
+    - {id: "https://build.example/*", level: 3, by: [release]}
 base:
   systemPackages: 40
   size: 300MiB
@@ -54,7 +56,7 @@ func mustRead(t *testing.T, text string) *Policy {
 func TestRead(t *testing.T) {
 	p := mustRead(t, whole)
 	if p.Name != "shop" || p.Coverage != 85.5 || p.Vulnerabilities != (Vulnerabilities{Medium, true, 72 * time.Hour}) || p.Base != (Base{40, 300 << 20}) ||
-		len(p.Provenance.Require) != 2 || p.Provenance.Builders[0] != (Builder{"https://build.example/*", 3}) || len(p.Rules) != 1 || len(p.Waivers) != 2 {
+		len(p.Provenance.Require) != 2 || !reflect.DeepEqual(p.Provenance.Builders, []Builder{{"https://build.example/*", 3, []string{"release"}}}) || len(p.Rules) != 1 || len(p.Waivers) != 2 {
 		t.Errorf("%+v", p)
 	}
 	if d := mustRead(t, "version: 1\nname: default\n"); d.Digest() != Default().Digest() {
@@ -76,7 +78,7 @@ func TestRead(t *testing.T) {
 // TestDigest: whatever decides is in the digest.
 func TestDigest(t *testing.T) {
 	seen := map[oci.Digest]string{Default().Digest(): "default"}
-	for _, change := range []string{"", "coverage: 85.5|coverage: 85", "refuse: medium|refuse: high", "unrated: note|unrated: refuse", "72h|73h", ", hermetic|", "level: 3|level: 2", "systemPackages: 40|systemPackages: 41",
+	for _, change := range []string{"", "coverage: 85.5|coverage: 85", "refuse: medium|refuse: high", "unrated: note|unrated: refuse", "72h|73h", ", hermetic|", "level: 3|level: 2", "by: [release]|by: [release, ci]", "systemPackages: 40|systemPackages: 41",
 		"300MiB|301MiB", `!= ""|!= "x"`, "zones: [production, development]|zones: [production]", "/*.map|/*", "2027-03-01|2027-03-02", "shown to customers|else"} {
 		old, new, _ := strings.Cut(change, "|")
 		d := mustRead(t, strings.Replace(whole, old, new, 1)).Digest()
@@ -104,6 +106,11 @@ func TestReadErrors(t *testing.T) {
 		{"version: 1\nprovenance: {builders: []}\n", "names nobody"},
 		{"version: 1\nprovenance: {builders: [{id: '*'}]}\n", "want a builder's id"},
 		{"version: 1\nprovenance: {builders: [{id: 'a:b', level: 4}]}\n", "from 0 to 3"},
+		{"version: 1\nprovenance: {builders: [{id: 'a:b', level: 3}]}\n", "policy.yaml:2:25: provenance.builders[0]: by is missing"},
+		{"version: 1\nprovenance: {builders: [{id: 'a:b', by: ci}]}\n", "want a list"},
+		{"version: 1\nprovenance: {builders: [{id: 'a:b', by: []}]}\n", "names nobody"},
+		{"version: 1\nprovenance: {builders: [{id: 'a:b', by: ['*']}]}\n", "not a pattern"},
+		{"version: 1\nprovenance: {builders: [{id: 'a:b', by: [ci, ci]}]}\n", "stands twice"},
 		{"version: 1\nbase: {size: 300MB}\n", "300MiB"},
 		{"version: 1\nbase: {size: 0MiB}\n", "300MiB"},
 		{"version: 1\nrules: [{id: x, title: t, message: m, fix: f}]\n", "expression is missing"},
@@ -208,12 +215,32 @@ func TestWaivers(t *testing.T) {
 	}
 
 	// Vulnerabilities by name, and by name and package.
-	for subject, want := range map[string]bool{"CVE-2026-1": true, "CVE-2026-1 pkg:npm/ms@*": true, "CVE-2026-1 pkg:npm/other@*": false, "CVE-2026-2": false, "CVE-2026-*": true} {
+	for subject, want := range map[string]bool{"CVE-2026-1": true, "CVE-2026-1 pkg:npm/ms@*": true, "CVE-2026-1 pkg:npm/other@*": false, "CVE-2026-2": false, "CVE-2026-1 *": true, "pkg:npm/ms@*": true, "pkg:npm/other@*": false} {
 		in := perfect(sample())
 		in.Evidence.Scan.Found = []Vulnerability{{ID: "CVE-2026-1", Package: "pkg:npm/ms@2.1.3", Name: "ms", Version: "2.1.3", Severity: Critical}}
 		in.Policy = waive("vulnerabilities", subject, "2026-12-01")
 		if v := Evaluate(in); v.Allowed != want {
 			t.Errorf("%s: allowed %v", subject, v.Allowed)
+		}
+	}
+
+	// What nobody could look up is excused by no waiver, not even by one that
+	// was made by hand.
+	for name, broken := range map[string]func(*Evidence){
+		"database": func(e *Evidence) { e.Scan = nil },
+		"npm": func(e *Evidence) {
+			for i := range e.Scan.Ecosystems {
+				e.Scan.Ecosystems[i].Name, e.Scan.Ecosystems[i].Answered = "npm", false
+			}
+		},
+	} {
+		in := perfect(sample())
+		broken(&in.Evidence)
+		p := *Default()
+		p.Waivers = []Waiver{{Rule: RuleVulnerabilities, Subject: name, Reason: "r", Owner: "o", Expires: "2027-01-01", until: now.Add(time.Hour)}}
+		in.Policy = &p
+		if v := Evaluate(in); v.Allowed || !strings.Contains(text(result(t, v, RuleVulnerabilities)), "nobody could look up cannot be waived") {
+			t.Errorf("%s was waived: %s", name, text(result(t, v, RuleVulnerabilities)))
 		}
 	}
 
@@ -225,6 +252,129 @@ func TestWaivers(t *testing.T) {
 	in.Policy = &p
 	if v := Evaluate(in); v.Allowed || !strings.Contains(text(result(t, v, RuleZone)), "cannot be waived") {
 		t.Error("the zone was waived")
+	}
+}
+
+// TestWideWaivers: a wildcard comes behind enough to name one thing.
+func TestWideWaivers(t *testing.T) {
+	for _, c := range []struct {
+		rule, subject string
+		good          bool
+	}{
+		{"vulnerabilities", "CVE-2026-1", true},
+		{"vulnerabilities", "CVE-2026-1 *", true},
+		{"vulnerabilities", "CVE-2026-1 pkg:npm/*", true},
+		{"vulnerabilities", "RHSA-2026:12 pkg:rpm/*", true},
+		{"vulnerabilities", "pkg:npm/ms@2.1.3", true},
+		{"vulnerabilities", "pkg:npm/ms@*", true},
+		{"vulnerabilities", "pkg:npm/@angular/core@*", true},
+		{"vulnerabilities", "pkg:npm/%40angular/core@1*", true},
+		{"vulnerabilities", "pkg:golang/github.com/a/b@*", true},
+		{"vulnerabilities", "pkg:deb/debian/libc6@*", true},
+		{"vulnerabilities", "CVE-*", false},
+		{"vulnerabilities", "CVE-2026-*", false},
+		{"vulnerabilities", "C*", false},
+		{"vulnerabilities", "* *", false},
+		{"vulnerabilities", "*pkg:npm/ms@2.1.3", false},
+		{"vulnerabilities", "* pkg:npm/ms@*", false},
+		{"vulnerabilities", "pkg:*", false},
+		{"vulnerabilities", "pkg:npm/*", false},
+		{"vulnerabilities", "pkg:npm/@*", false},
+		{"vulnerabilities", "pkg:npm/m*", false},
+		{"vulnerabilities", "pkg:deb/debian/*", false},
+		{"vulnerabilities", "pkg:golang/github.com/*@*", false},
+		{"vulnerabilities", "/app/*", false},
+		{"vulnerabilities", "/app/node_modules/ms/*", false},
+		{"vulnerabilities", "/ *", false},
+		{"vulnerabilities", "database", false},
+		{"vulnerabilities", "npm", false},
+		{"vulnerabilities", "Debian:13", false},
+		{"secret", "/app/testdata/*", true},
+		{"secret", "/app/testdata/k.pem", true},
+		{"secret", "/app/k*.pem", true},
+		{"secret", "private-key /app/testdata/*", true},
+		{"secret", "label variable", true},
+		{"secret", "/*", false},
+		{"secret", "/a*", false},
+		{"secret", "/app/*", false},
+		{"secret", "//*", false},
+		{"secret", "private*", false},
+		{"secret", "private-key *", false},
+		{"secret", "private-key /app/*", false},
+		{"secret", "*.pem", false},
+		{"source-map", "*", true},
+	} {
+		p, err := Read("policy.yaml", []byte("version: 1\nwaivers: [{rule: "+c.rule+", subject: '"+c.subject+"', reason: r, owner: o, expires: 2027-01-01}]\n"))
+		if (err == nil) != c.good {
+			t.Errorf("%s %s: %v, %v", c.rule, c.subject, p, err)
+		} else if err != nil && !strings.Contains(err.Error(), "excuses whatever may still come") {
+			t.Errorf("%s %s: %v", c.rule, c.subject, err)
+		}
+	}
+	// Nor does one that was made by hand.
+	in := perfect(sample())
+	in.Evidence.Scan.Found = []Vulnerability{{ID: "CVE-2026-1", Package: "pkg:npm/ms@2.1.3", Name: "ms", Version: "2.1.3", Severity: Critical}}
+	p := *Default()
+	p.Waivers = []Waiver{{Rule: RuleVulnerabilities, Subject: "CVE-*", Reason: "r", Owner: "o", Expires: "2027-01-01", until: now.Add(time.Hour)}}
+	in.Policy = &p
+	if v := Evaluate(in); v.Allowed {
+		t.Error("CVE-* waived a vulnerability")
+	}
+}
+
+// TestBuilders: who may sign provenance may not name any builder.
+func TestBuilders(t *testing.T) {
+	const builders = "version: 1\nprovenance:\n  builders:\n" +
+		"    - {id: 'https://ci.example/hardened', level: 3, by: [ci]}\n" +
+		"    - {id: 'https://ci.example/*', level: 2, by: [release, ci]}\n"
+	for _, c := range []struct {
+		name, policy, by, builder string
+		outcome                   Outcome
+		says, level               string
+	}{
+		{"bound", builders, "ci", "https://ci.example/hardened", Pass, "", "SLSA_BUILD_LEVEL_3"},
+		{"bound by a later entry", builders, "release", "https://ci.example/hardened", Pass, "", "SLSA_BUILD_LEVEL_2"},
+		{"another identity", builders, "laptop", "https://ci.example/hardened", Fail, "laptop signed it, and may not speak for the builder", ""},
+		{"nobody", builders, "", "https://ci.example/hardened", Fail, "may not speak", ""},
+		{"another builder", builders, "ci", "https://ci.example.evil/hardened", Fail, "not one that the policy names", ""},
+		{"without a list", "version: 1\n", "laptop", "https://ci.example/hardened", Pass, "", "SLSA_BUILD_LEVEL_0"},
+	} {
+		in := perfect(sample())
+		in.Policy = mustRead(t, c.policy)
+		p := &in.Evidence.Provenance[0]
+		p.By, p.Builder, p.Reproduced = c.by, c.builder, true
+		v := Evaluate(in)
+		if r := result(t, v, RuleProvenance); r.Outcome != c.outcome || !strings.Contains(text(r), c.says) {
+			t.Errorf("%s: %s", c.name, text(r))
+		}
+		level := ""
+		for _, l := range v.Levels {
+			if strings.HasPrefix(l, "SLSA_BUILD_LEVEL_") {
+				level += l
+			}
+		}
+		// That somebody else built the same is worth what the builder's name is.
+		if level != c.level || slices.Contains(v.Levels, "SLSA_BUILD_REPRODUCED") != (level > "SLSA_BUILD_LEVEL_0") {
+			t.Errorf("%s: levels %q, want %q", c.name, v.Levels, c.level)
+		}
+	}
+	// Of two provenances only the one that is bound gives a level.
+	in := perfect(sample())
+	in.Policy = mustRead(t, builders)
+	in.Evidence.Provenance[0].By, in.Evidence.Provenance[0].Builder = "release", "https://ci.example/plain"
+	stranger := in.Evidence.Provenance[0]
+	stranger.By, stranger.Builder = "laptop", "https://ci.example/hardened"
+	in.Evidence.Provenance = append(in.Evidence.Provenance, stranger)
+	if v := Evaluate(in); !v.Allowed || !slices.Contains(v.Levels, "SLSA_BUILD_LEVEL_2") {
+		t.Errorf("levels %q", v.Levels)
+	}
+	// A builder of a policy that was made by hand, for which nobody may speak.
+	p := *Default()
+	p.Provenance.Builders = []Builder{{ID: "https://build.example/v1", Level: 3}}
+	in = perfect(sample())
+	in.Policy = &p
+	if Evaluate(in).Allowed {
+		t.Error("somebody spoke for a builder of nobody")
 	}
 }
 

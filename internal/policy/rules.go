@@ -10,7 +10,7 @@ import (
 
 // RulesVersion is the version of the table: it changes when a rule comes, goes
 // or decides otherwise, and with it the digest of every policy.
-const RulesVersion = 1
+const RulesVersion = 2
 
 // Effect is what a rule does in a zone.
 type Effect string
@@ -170,7 +170,7 @@ var table = []Rule{
 		"A vulnerability below the threshold that its own vendor calls exploitable is a reason to wait.",
 		"update the package, or attest a newer statement when the matter is settled"),
 	asks(groupClaims, RuleTests, "Its tests passed", High, (*judge).tests,
-		"Every believed test result of this digest has tests, and none that failed.",
+		"Every believed test result of this digest has a test that passed, or code that its tests ran, and no test that failed.",
 		"An image whose tests nobody ran is a guess.",
 		"declare the test step's report in twinhull.yaml (junit:), build, and attest: `twinhull attest IMAGE --key FILE --type tests`"),
 	asks(groupClaims, RuleTestCoverage, "Its tests cover enough", Medium, (*judge).testCoverage,

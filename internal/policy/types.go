@@ -280,6 +280,10 @@ type Reason struct {
 	Message string      `json:"message"`
 	Remedy  string      `json:"remedy,omitempty"` // when it is another than the rule's
 	Waiver  *UsedWaiver `json:"waiver,omitempty"` // that excuses it, or would have
+
+	// Unknown says that it is not one thing that is wrong, but that nobody could
+	// look: a waiver for it would excuse whatever there may be.
+	Unknown bool `json:"-"`
 }
 
 // UsedWaiver is the waiver that a reason met.

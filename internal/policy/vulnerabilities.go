@@ -147,7 +147,7 @@ func (j *judge) vulnerabilities() {
 	})
 	switch {
 	case s == nil && answered < 0:
-		j.add(CannotTell, Reason{Subject: "database", Message: "there is no vulnerability database to ask", Remedy: databaseRemedy})
+		j.add(CannotTell, Reason{Subject: "database", Unknown: true, Message: "there is no vulnerability database to ask", Remedy: databaseRemedy})
 		if len(j.in.Evidence.Reports) == 0 {
 			return
 		}
@@ -159,9 +159,9 @@ func (j *judge) vulnerabilities() {
 			switch why := j.fresh(e.Newest); {
 			case e.Packages == 0:
 			case !e.Answered:
-				j.add(CannotTell, Reason{Subject: e.Name, Count: e.Packages, Message: fmt.Sprintf("%s of %s could not be looked up: %s", plural(e.Packages, "package"), e.Name, cmp.Or(e.Why, "nobody says why")), Remedy: databaseRemedy})
+				j.add(CannotTell, Reason{Subject: e.Name, Count: e.Packages, Unknown: true, Message: fmt.Sprintf("%s of %s could not be looked up: %s", plural(e.Packages, "package"), e.Name, cmp.Or(e.Why, "nobody says why")), Remedy: databaseRemedy})
 			case why != "":
-				j.add(CannotTell, Reason{Subject: e.Name, Count: e.Packages, Message: fmt.Sprintf("what the database knows of %s is of no use: %s", e.Name, why), Remedy: databaseRemedy})
+				j.add(CannotTell, Reason{Subject: e.Name, Count: e.Packages, Unknown: true, Message: fmt.Sprintf("what the database knows of %s is of no use: %s", e.Name, why), Remedy: databaseRemedy})
 			}
 		}
 	}
@@ -216,7 +216,7 @@ func (j *judge) vulnerabilities() {
 	}
 	if s != nil {
 		if !s.Complete && !slices.ContainsFunc(j.res.Reasons, func(r Reason) bool { return r.Outcome == CannotTell }) {
-			j.cannotTellf("database", "the vulnerability database did not answer everything, and does not say what")
+			j.add(CannotTell, Reason{Subject: "database", Unknown: true, Message: "the vulnerability database did not answer everything, and does not say what", Remedy: databaseRemedy})
 		}
 	}
 	var parts []string

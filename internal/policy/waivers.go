@@ -2,10 +2,12 @@ package policy
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"twinhull.dev/twinhull/internal/inspect"
 	"twinhull.dev/twinhull/internal/oci"
 )
 
@@ -49,6 +51,10 @@ func (e *excuses) excuse(r Rule, reason *Reason) {
 		switch {
 		case !r.Waivable:
 			bad = "this rule cannot be waived"
+		case told.Unknown:
+			bad = "what nobody could look up cannot be waived"
+		case w.wide() != "":
+			bad = fmt.Sprintf("the waiver of %s excuses whatever may still come", w.Owner)
 		case w.until.IsZero() || !e.now.Before(w.until):
 			bad = fmt.Sprintf("the waiver of %s expired on %s", w.Owner, w.Expires)
 		case w.until.Sub(e.now) > maxWaiver:
@@ -65,8 +71,11 @@ func (e *excuses) excuse(r Rule, reason *Reason) {
 			reason.Message += "; " + bad
 		}
 		reason.Remedy = "deal with it, or decide again: a waiver needs a new date and somebody who answers for it"
-		if !r.Waivable {
+		switch {
+		case !r.Waivable:
 			reason.Remedy = ""
+		case told.Unknown:
+			reason.Remedy = told.Remedy
 		}
 	}
 }
@@ -78,6 +87,41 @@ func (e *excuses) unused() (out []Waiver) {
 		}
 	}
 	return out
+}
+
+// What a waiver for a vulnerability or a secret must have in front of its first
+// *: as much as names one of them. Whatever is missing from it, the next leak or
+// the next hole is excused before anybody has seen it.
+var (
+	// wholeID is a vulnerability's identifier to its end, of which the rest says
+	// where: "CVE-2026-1 pkg:npm/*".
+	wholeID = regexp.MustCompile(`^[^ /]*[0-9A-Za-z] `)
+	// wholePackage is a package URL to the end of the name: "pkg:npm/@a/b@*".
+	wholePackage = regexp.MustCompile(`^pkg:[^/@]+/(@?[^/@]+/)*[^/@]+@`)
+	// deepPath is a folder and at least the beginning of a name in it, perhaps
+	// behind what was found there: "/app/testdata/*", "private-key /app/t*".
+	deepPath = regexp.MustCompile(`^([^/]* )?/[^/]+/[^/]+`)
+)
+
+// wide says what a subject lacks that excuses more than somebody can answer for;
+// "" when it is narrow enough. Of other rules every subject is.
+func (w *Waiver) wide() string {
+	literal, _, star := strings.Cut(w.Subject, "*")
+	switch w.Rule {
+	case RuleVulnerabilities:
+		if star && !wholeID.MatchString(literal) && !wholePackage.MatchString(literal) {
+			return "a * must come behind a vulnerability's whole name and a space (CVE-2026-1 *) or behind a package's whole name and @ (pkg:npm/ms@*)"
+		}
+		// A database that nobody asked, or an ecosystem of it, is no finding.
+		if !strings.HasPrefix(literal, "pkg:") && !strings.ContainsAny(literal, "-/") {
+			return "want a vulnerability (CVE-2026-1), a package (pkg:npm/ms@2.1.3), or both with a space between"
+		}
+	case inspect.RuleSecret:
+		if star && !deepPath.MatchString(literal) {
+			return "a * must come behind a folder and a name in it (/app/testdata/*)"
+		}
+	}
+	return ""
 }
 
 // covers compares the pattern with each name of a reason, and with subject and

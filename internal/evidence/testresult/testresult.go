@@ -79,7 +79,8 @@ const (
 // extension fields.
 type Predicate struct {
 	Result        string              `json:"result"`
-	Configuration []evidence.Resource `json:"configuration"` // step records and reports, by digest
+	Configuration []evidence.Resource `json:"configuration"`         // step records and reports, by digest
+	PassedTests   []string            `json:"passedTests,omitempty"` // of other tools; this one counts
 	FailedTests   []string            `json:"failedTests,omitempty"`
 	Tests         *Tests              `json:"twinhull_tests,omitempty"`    // nil: no report counts test cases
 	Coverage      []Coverage          `json:"twinhull_coverage,omitempty"` // one for each unit
@@ -219,6 +220,34 @@ func Parse(predicate json.RawMessage) (Predicate, error) {
 		seen[c.Unit] = true
 	}
 	return p, nil
+}
+
+// Totals counts the tests. ok is false when the predicate neither counts nor
+// names any.
+func (p Predicate) Totals() (t Tests, ok bool) {
+	if p.Tests != nil {
+		return *p.Tests, true
+	}
+	passed, failed := len(p.PassedTests), len(p.FailedTests)
+	return Tests{Tests: passed + failed, Passed: passed, Failed: failed}, passed+failed > 0
+}
+
+// Lacks says why the result does not prove that tests passed; "" when it does. A
+// result of tools that count nothing (Go's cover profile) proves it by code that
+// ran: a step whose tests fail ends the build.
+func (p Predicate) Lacks() string {
+	t, counted := p.Totals()
+	switch {
+	case t.Failed > 0:
+		return fmt.Sprintf("%d of %d tests failed", t.Failed, t.Tests)
+	case p.Result != Passed:
+		return fmt.Sprintf("the result is %s", p.Result)
+	case counted && t.Passed > 0:
+		return ""
+	case !counted && slices.ContainsFunc(p.Coverage, func(c Coverage) bool { percent, ok := c.Percent(); return ok && percent > 0 }):
+		return ""
+	}
+	return "no test passed"
 }
 
 // errFormat is matched by coverage of no known format.

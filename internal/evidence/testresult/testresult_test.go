@@ -3,6 +3,7 @@ package testresult
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"io"
@@ -227,6 +228,26 @@ func TestParseRefusesLies(t *testing.T) {
 	} {
 		if p, err := Parse([]byte(bad)); err == nil {
 			t.Errorf("%s: %+v", bad, p)
+		}
+	}
+}
+
+func TestLacks(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"result":"PASSED","configuration":[],"twinhull_tests":{"tests":3,"passed":2,"failed":0,"skipped":1}}`:                                                              "",
+		`{"result":"PASSED","configuration":[],"twinhull_tests":{"tests":3,"passed":0,"failed":0,"skipped":3}}`:                                                              "no test passed",
+		`{"result":"PASSED","configuration":[],"twinhull_tests":{"tests":3,"passed":0,"failed":0,"skipped":3},"twinhull_coverage":[{"unit":"lines","covered":1,"total":2}]}`: "no test passed",
+		`{"result":"FAILED","configuration":[],"twinhull_tests":{"tests":3,"passed":2,"failed":1,"skipped":0}}`:                                                              "1 of 3 tests failed",
+		`{"result":"FAILED","configuration":[],"passedTests":["a"]}`:                                                                                                         "the result is FAILED",
+		`{"result":"WARNED","configuration":[],"passedTests":["a"]}`:                                                                                                         "the result is WARNED",
+		`{"result":"PASSED","configuration":[],"passedTests":["a"]}`:                                                                                                         "",
+		`{"result":"PASSED","configuration":[]}`:                                                                                                                             "no test passed",
+		`{"result":"PASSED","configuration":[],"twinhull_coverage":[{"unit":"lines","covered":0,"total":2}]}`:                                                                "no test passed",
+		`{"result":"PASSED","configuration":[],"twinhull_coverage":[{"unit":"lines","covered":1,"total":2}]}`:                                                                "",
+	} {
+		p, err := Parse(json.RawMessage(text))
+		if got := p.Lacks(); err != nil || got != want {
+			t.Errorf("%s: %q, %v, want %q", text, got, err, want)
 		}
 	}
 }
