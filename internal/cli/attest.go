@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/pflag"
@@ -46,7 +48,9 @@ file. Without --type all of them, for the images of all platforms. A claim that
 is there already, by the same key, is not made again.
 
 With --predicate the document is yours: a vex, an sbom of another tool, or any
-predicate whose type is a URI. Documents of known types are checked first.
+predicate whose type is a URI. Documents of known types are checked first. A bill
+of materials or a scan is about one image: of an index with several, --platform
+says which.
 
 Large documents are stored beside the claim, which signs their digest; --inline
 signs them whole, for tools that look for the document itself.`,
@@ -78,6 +82,11 @@ signs them whole, for tools that look for the document itself.`,
 				}
 			} else if kinds, err = splitKinds("type", types); err != nil {
 				return err
+			}
+			if given != nil {
+				if err := c.oneImage(*given); err != nil {
+					return err
+				}
 			}
 			signer, err := openSigner(ctx, env, key)
 			if err != nil {
@@ -111,6 +120,32 @@ signs them whole, for tools that look for the document itself.`,
 			return nil
 		},
 	}
+}
+
+// oneImage refuses to sign a document that tells what is in one image as if it
+// told of several: the packages of one platform are not those of another.
+func (c *claimed) oneImage(given known.Claim) error {
+	switch given.PredicateType {
+	case evidence.TypeVulns, evidence.TypeSPDX, evidence.TypeCycloneDX, evidence.TypeReference:
+	default:
+		return nil
+	}
+	if len(c.images) < 2 {
+		return nil
+	}
+	var names []string
+	for _, d := range c.images {
+		if p := d.Platform; p != nil {
+			names = append(names, p.OS+"/"+p.Architecture)
+		}
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	hint := "name the image by its own digest"
+	if len(names) > 1 {
+		hint = "--platform says which image it is about: " + strings.Join(names, ", ")
+	}
+	return Usagef("one document of type %s cannot be about the %d images of the index", given.Name, len(c.images)).WithHint("%s", hint)
 }
 
 // known makes the claims that the builder's record gives.

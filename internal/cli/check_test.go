@@ -19,6 +19,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"twinhull.dev/twinhull/internal/evidence"
 	"twinhull.dev/twinhull/internal/gate"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/policy"
@@ -92,7 +93,8 @@ func TestCheckRegistry(t *testing.T) {
 		t.Errorf("%+v", out.Images[0])
 	}
 	// The failed verdict is kept as well, and is no pass.
-	d.wants(d.do(0, "verify", ref, "--key", "k.pub", "--require", "summary,absence"), "summary", "absence")
+	d.wants(d.do(0, "verify", ref, "--key", "k.pub", "--require", "absence"), "verified, FAILED for oci://"+repository, "absence")
+	d.wants(d.do(1, "verify", ref, "--key", "k.pub", "--require", "summary,absence"), "the summary claim that key signed: the verification result is FAILED: ")
 
 	// In the development catalog the same image is refused for its place.
 	devTag, err := name.NewTag(repository + "/dev:1.0")
@@ -154,6 +156,27 @@ func TestCheckIndex(t *testing.T) {
 	if n := strings.Count(d.do(0, "verify", store+":both", "--key", "k.pub", "--require", "none"), "verification_summary"); n != 2 {
 		t.Errorf("%d summaries, want one about the image and one about the index", n)
 	}
+	// A bill of materials or a scan is of one platform; of an index with two
+	// images somebody must say which.
+	arm, err := d.store.PutBytes(d.image.MediaType, append(readAll(t, d.store, d.image), '\n'))
+	if err != nil {
+		t.Fatal(err)
+	}
+	arm.Platform = &ocispec.Platform{OS: "linux", Architecture: "arm64"}
+	put("two", desc, arm)
+	d.write("scan.json", `{"scanner":{"uri":"https://scanner.example","db":{"lastUpdate":"2026-11-21T00:00:00Z"}},"metadata":{"scanStartedOn":"2026-11-21T00:00:00Z","scanFinishedOn":"2026-11-21T00:00:00Z"}}`)
+	d.write("bom.json", `{"bomFormat":"CycloneDX","specVersion":"1.6","version":1,"components":[{"type":"library","name":"ms","version":"1","purl":"pkg:npm/ms@1"}]}`)
+	d.write("own.json", `{"hello":"world"}`)
+	for _, c := range []struct{ kind, file string }{{"vulnerabilities", "scan.json"}, {evidence.TypeVulns, "scan.json"}, {"sbom", "bom.json"}, {"cyclonedx", "bom.json"}, {evidence.TypeCycloneDX, "bom.json"}} {
+		attest := []string{"attest", store + ":two", "--key", "k.key", "--type", c.kind, "--predicate", c.file}
+		d.wants(d.do(2, attest...), "cannot be about the 2 images", "hint: --platform says which image it is about: linux/amd64, linux/arm64")
+		d.wants(d.do(0, append(attest, "--platform", "linux/arm64")...), string(arm.Digest))
+	}
+	if out := d.do(0, "verify", store+":two", "--key", "k.pub", "--platform", "linux/amd64", "--require", "none"); strings.Contains(out, "vulns") {
+		t.Errorf("the other image's scan:\n%s", out)
+	}
+	d.wants(d.do(0, "attest", store+":two", "--key", "k.key", "--type", "https://example.test/own", "--predicate", "own.json"), string(desc.Digest), string(arm.Digest))
+
 	// A summary is about production and a repository.
 	d.wants(d.do(2, "check", store+":both", "--key", "k.pub", "--attest", "k.key"), "nobody says which repository")
 	d.wants(d.do(2, "check", store+":both", "--key", "k.pub", "--attest", "k.key", "--zone", "development"), "judged for development")

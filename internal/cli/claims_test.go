@@ -13,10 +13,12 @@ import (
 
 	"twinhull.dev/twinhull/internal/build"
 	"twinhull.dev/twinhull/internal/evidence"
+	"twinhull.dev/twinhull/internal/evidence/summary"
 	"twinhull.dev/twinhull/internal/filetree"
 	"twinhull.dev/twinhull/internal/image"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/project"
+	"twinhull.dev/twinhull/internal/trust"
 	"twinhull.dev/twinhull/internal/trust/referrers"
 )
 
@@ -95,6 +97,27 @@ func (d *desk) wants(text string, parts ...string) {
 		if !strings.Contains(text, p) {
 			d.t.Errorf("%q is not in:\n%s", p, text)
 		}
+	}
+}
+
+// bundle stores a claim with a predicate that no command would sign.
+func (d *desk) bundle(predicateType, predicate string) {
+	d.t.Helper()
+	statement, err := evidence.New("shop", d.image.Digest, predicateType, json.RawMessage(predicate))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	env := &Env{Dir: d.dir, Getenv: func(n string) string { return d.env[n] }}
+	signer, err := openSigner(d.t.Context(), env, "k.key")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	b, err := trust.Sign(d.t.Context(), statement, signer)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if _, err := referrers.Attach(d.t.Context(), referrers.InLayout(d.store), d.image, b, predicateType, time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)); err != nil {
+		d.t.Fatal(err)
 	}
 }
 
@@ -226,6 +249,75 @@ func TestOwnPredicates(t *testing.T) {
 	} {
 		d.wants(d.do(c.code, strings.Fields(c.args)...), c.want)
 	}
+}
+
+// TestRequiredResults: a summary or a test result that is there and believed and
+// says that the image is bad is no pass.
+func TestRequiredResults(t *testing.T) {
+	attest := func(d *desk, kind, text string) {
+		t.Helper()
+		d.write("p.json", text)
+		d.do(0, "attest", "production", "--key", "k.key", "--type", kind, "--predicate", "p.json")
+	}
+	verdict := func(passed bool, day int, reasons ...string) string {
+		t.Helper()
+		p, err := summary.Make(summary.Input{Time: time.Date(2026, 11, day, 0, 0, 0, 0, time.UTC), Repository: "registry.example/shop", Policy: digest.FromString("policy"), Passed: passed, Reasons: reasons})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	verify := func(d *desk, code int, kind string, more ...string) string {
+		t.Helper()
+		return d.do(code, append([]string{"verify", "production", "--key", "k.pub", "--require", kind}, more...)...)
+	}
+	d := newDesk(t)
+	attest(d, "summary", verdict(false, 2, "shell: /bin/sh", "editor: vi"))
+	d.wants(verify(d, 1, "summary"), "verified, FAILED for oci://registry.example/shop", "error: the summary claim that key signed: the verification result is FAILED: shell: /bin/sh (and 1 more)")
+	d.wants(verify(d, 1, evidence.TypeSummary), "FAILED")
+	d.wants(verify(d, 0, "none"), "verified, FAILED")
+	// Judged again, the later verdict counts, whatever the order of storing.
+	attest(d, "summary", verdict(true, 3))
+	d.wants(verify(d, 0, "summary"), "verified, PASSED for oci://registry.example/shop")
+	attest(d, "summary", verdict(true, 1))
+	verify(d, 0, "summary")
+	attest(d, "summary", verdict(false, 4))
+	verify(d, 1, "summary")
+	attest(d, "summary", verdict(true, 4))
+	verify(d, 1, "summary") // of one moment: the worse one
+	// What nobody is believed to have signed does not speak against it.
+	d.do(0, "key", "generate", "stranger")
+	attest(d, "summary", verdict(true, 5))
+	d.write("p.json", verdict(false, 6))
+	d.do(0, "attest", "production", "--key", "stranger.key", "--type", "summary", "--predicate", "p.json")
+	verify(d, 0, "summary")
+
+	d = newDesk(t)
+	attest(d, "tests", `{"result":"PASSED","configuration":[],"twinhull_tests":{"tests":3,"passed":3,"failed":0,"skipped":0}}`)
+	d.wants(verify(d, 0, "tests"), "verified, PASSED")
+	attest(d, "tests", `{"result":"PASSED","configuration":[],"twinhull_tests":{"tests":3,"passed":0,"failed":0,"skipped":3}}`)
+	d.wants(verify(d, 1, "tests"), "verified, PASSED, but no test passed", "error: the tests claim that key signed: no test passed")
+	d = newDesk(t)
+	attest(d, "tests", `{"result":"FAILED","configuration":[],"twinhull_tests":{"tests":3,"passed":2,"failed":1,"skipped":0}}`)
+	d.wants(verify(d, 1, "tests,sbom"), "verified, FAILED", "1 of 3 tests failed; no believed claim of kind sbom")
+	var reports []verifyReport
+	text, _, _ := strings.Cut(verify(d, 1, "tests", "--output", "json"), "error:")
+	if err := json.Unmarshal([]byte(text), &reports); err != nil {
+		t.Fatal(err)
+	}
+	if len(reports) != 1 || reports[0].Verified || len(reports[0].Against) != 1 || reports[0].Claims[0].Result != "FAILED" {
+		t.Errorf("%+v", reports)
+	}
+	// One that is believed and cannot be read is no pass either.
+	d = newDesk(t)
+	attest(d, "tests", `{"result":"PASSED","configuration":[],"passedTests":["a"]}`)
+	verify(d, 0, "tests")
+	d.bundle(evidence.TypeTests, `{"result":"FINE"}`)
+	d.wants(verify(d, 1, "tests"), "the claim is signed, but it cannot be read")
 }
 
 // TestMissingDocument: a claim whose document is gone proves nothing.

@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"twinhull.dev/twinhull/internal/evidence"
+	"twinhull.dev/twinhull/internal/evidence/summary"
+	"twinhull.dev/twinhull/internal/evidence/testresult"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/trust"
 	"twinhull.dev/twinhull/internal/trust/referrers"
@@ -30,6 +32,14 @@ type claimRow struct {
 	Verified bool       `json:"verified"`
 	Why      string     `json:"why,omitempty"` // why not
 	Digest   oci.Digest `json:"digest"`        // of the claim's manifest
+
+	// What a test result or a verification summary says, in its own words:
+	// PASSED, FAILED, WARNED. Resource is what a summary is about.
+	Result   string `json:"result,omitempty"`
+	Resource string `json:"resource,omitempty"`
+
+	lacks string    // why it does not say that all is well
+	made  time.Time // of a summary
 }
 
 type verifyReport struct {
@@ -37,6 +47,7 @@ type verifyReport struct {
 	Platform string          `json:"platform,omitempty"`
 	Verified bool            `json:"verified"`
 	Missing  []evidence.Kind `json:"missing,omitempty"`
+	Against  []string        `json:"against,omitempty"` // what required claims say against the image
 	Claims   []claimRow      `json:"claims"`
 }
 
@@ -56,7 +67,11 @@ For an index a claim about the index counts for each of its images: it names
 them by digest. --repository says for which repository an image is judged that is
 not in one yet.
 
-Exits with 1 when a claim that --require names is missing or not verified.
+Exits with 1 when a claim that --require names is missing or not verified. Of a
+test result and a summary it wants that they passed, too: every believed test
+result must have a test that passed and none that failed, and the latest believed
+summary must say PASSED. Other kinds are not read: ` + "`twinhull check`" + ` judges what
+they say.
 Claims that are not believed and not required do not matter: whoever may push may
 put some there.`,
 		Examples: "twinhull verify production --key release.pub\ntwinhull verify production --trust trust.yaml --require sbom,provenance",
@@ -99,13 +114,25 @@ put some there.`,
 			} else {
 				printClaims(env, reports)
 			}
-			var missing []string
+			var missing, against []string
 			for _, r := range reports {
+				for _, why := range r.Against {
+					if !slices.Contains(against, why) {
+						against = append(against, why)
+					}
+				}
 				for _, k := range r.Missing {
 					if !slices.Contains(missing, string(k)) {
 						missing = append(missing, string(k))
 					}
 				}
+			}
+			if len(against) > 0 {
+				why := strings.Join(against, "; ")
+				if len(missing) > 0 {
+					why += "; no believed claim of kind " + strings.Join(missing, ", ")
+				}
+				return Refusedf("%s", why).WithHint("`twinhull check` tells what is wrong with the image")
 			}
 			if len(missing) > 0 {
 				return Refusedf("no believed claim of kind %s", strings.Join(missing, ", ")).
@@ -158,11 +185,85 @@ func (c *claimed) verify(ctx context.Context, p *trust.Policy, must []evidence.K
 			if !slices.ContainsFunc(r.Claims, func(row claimRow) bool { return row.Verified && row.Claim == string(k) }) {
 				r.Missing = append(r.Missing, k)
 			}
+			r.Against = append(r.Against, r.against(k)...)
 		}
-		r.Verified = len(r.Missing) == 0
+		r.Verified = len(r.Missing)+len(r.Against) == 0
 		out = append(out, r)
 	}
 	return out, nil
+}
+
+// against lists what believed claims of a kind say against the image. A test
+// result has no time: each of them counts. Of summaries the latest does, the
+// image's own before one about the index around it.
+func (r *verifyReport) against(k evidence.Kind) (why []string) {
+	var last *claimRow
+	for i := range r.Claims {
+		row := &r.Claims[i]
+		switch {
+		case row.Claim != string(k) || row.lacks == "" && !row.Verified:
+		case row.By == "":
+		case k == evidence.Tests && row.lacks != "", k == evidence.Summary && row.made.IsZero():
+			why = append(why, fmt.Sprintf("the %s claim that %s signed: %s", k, row.By, row.lacks))
+		case k == evidence.Summary && (last == nil || row.after(last, r.Image)):
+			last = row
+		}
+	}
+	if last != nil && last.lacks != "" {
+		why = append(why, fmt.Sprintf("the %s claim that %s signed: %s", k, last.By, last.lacks))
+	}
+	return why
+}
+
+// after tells whether a summary counts more than another. Of two of one moment
+// about the same, the one that failed does.
+func (row *claimRow) after(other *claimRow, image oci.Digest) bool {
+	switch {
+	case !row.made.Equal(other.made):
+		return row.made.After(other.made)
+	case row.About != other.About:
+		return row.About == image
+	}
+	return row.lacks != ""
+}
+
+// read fills what a claim says that is more than being there.
+func (row *claimRow) read(o trust.Opened) error {
+	switch o.Kind() {
+	case evidence.Tests:
+		p, err := testresult.Parse(o.Predicate())
+		if err != nil {
+			return err
+		}
+		row.Result, row.lacks = p.Result, p.Lacks()
+	case evidence.Summary:
+		p, err := summary.Parse(o.Predicate())
+		if err != nil {
+			return err
+		}
+		row.Result, row.Resource = p.VerificationResult, p.ResourceURI
+		if row.made, err = time.Parse(time.RFC3339, p.TimeVerified); err != nil {
+			return err
+		}
+		if p.VerificationResult != summary.Passed {
+			row.lacks = "the verification result is " + p.VerificationResult
+			if len(p.Reasons) > 0 {
+				row.lacks += ": " + clipped(p.Reasons[0])
+				if n := len(p.Reasons) - 1; n > 0 {
+					row.lacks += fmt.Sprintf(" (and %d more)", n)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// clipped makes a text of a claim fit for one line.
+func clipped(s string) string {
+	if len(s) > 200 {
+		s = strings.ToValidUTF8(s[:200], "") + "…"
+	}
+	return printable(s)
 }
 
 func (c *claimed) rows(ctx context.Context, subject oci.Digest, p *trust.Policy, now time.Time) ([]claimRow, error) {
@@ -196,6 +297,11 @@ func (c *claimed) rows(ctx context.Context, subject oci.Digest, p *trust.Policy,
 			if row.Media, err = c.documents(ctx, subject, o); err != nil {
 				row.Verified, row.Why = false, err.Error()
 			}
+		}
+		if err := row.read(o); err != nil {
+			// It may speak against the image: that it cannot be read is no pass.
+			row.lacks = "it cannot be read: " + clipped(err.Error())
+			row.Verified, row.Why, row.made = false, "the claim is signed, but "+row.lacks, time.Time{}
 		}
 		rows = append(rows, row)
 	}
@@ -242,6 +348,15 @@ func printClaims(env *Env, reports []verifyReport) {
 				verdict = "not believed: " + row.Why
 			} else if row.About != r.Image {
 				verdict = "verified, about the index"
+			}
+			if row.Verified && row.Result != "" {
+				verdict += ", " + row.Result
+				if row.lacks != "" && row.Result == testresult.Passed {
+					verdict += ", but " + row.lacks
+				}
+				if row.Resource != "" {
+					verdict += " for " + row.Resource
+				}
 			}
 			what := row.Type
 			if len(row.Media) > 0 {
