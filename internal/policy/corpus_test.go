@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"sync"
 	"testing"
 
 	"twinhull.dev/twinhull/internal/image"
@@ -12,14 +13,31 @@ import (
 	"twinhull.dev/twinhull/internal/oci"
 )
 
-// TestMain hides this machine's programs: images of the corpus that need a real
-// one are read by the tests of package inspect, which take minutes; here
-// TestFoundCorpus judges what those tests hold must be found in them.
-func TestMain(m *testing.M) {
-	if err := os.Setenv("PATH", "/nonexistent"); err != nil {
-		panic(err)
+// wholeCorpus in the environment judges the images that need real programs from
+// their bytes too. Package inspect reads them in every run of the tests, which
+// takes minutes; TestFoundCorpus judges what must be found in them.
+const wholeCorpus = "TWINHULL_WHOLE_CORPUS"
+
+// shared are the programs of all images: what was downloaded once is enough.
+var shared = sync.OnceValues(func() (*corpus.Tools, error) {
+	dir, err := os.MkdirTemp("", "twinhull-corpus-")
+	if err != nil {
+		return nil, err
 	}
-	os.Exit(m.Run())
+	return corpus.NewTools(dir), os.Chmod(dir, 0o755)
+})
+
+func TestMain(m *testing.M) {
+	if os.Getenv(wholeCorpus) == "" {
+		if err := os.Setenv("PATH", "/nonexistent"); err != nil {
+			panic(err)
+		}
+	}
+	code := m.Run()
+	if tools, err := shared(); err == nil {
+		_ = os.RemoveAll(tools.Dir()) // a folder of temporary files
+	}
+	os.Exit(code)
 }
 
 // TestFoundCorpus: what inspection must find in each bad image refuses it, by
@@ -54,7 +72,11 @@ func TestFoundCorpus(t *testing.T) {
 // so that nothing but its bytes can refuse it. ok is false when it did not open.
 func judgeCase(t *testing.T, c corpus.Case) (v Verdict, archive, ok bool) {
 	t.Helper()
-	ref, err := c.Store(t.TempDir(), corpus.NewTools(t.TempDir()))
+	tools, err := shared()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, err := c.Store(t.TempDir(), tools)
 	if errors.Is(err, corpus.ErrNoTool) {
 		t.Skipf("needs a real program: %v", err)
 	}
