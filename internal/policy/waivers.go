@@ -9,6 +9,7 @@ import (
 
 	"twinhull.dev/twinhull/internal/inspect"
 	"twinhull.dev/twinhull/internal/oci"
+	"twinhull.dev/twinhull/internal/project"
 )
 
 // Waiver excuses what one rule finds about some subjects, for a while.
@@ -130,29 +131,6 @@ func (w *Waiver) covers(r *Reason) bool {
 	names := []string{r.Subject, r.Path, r.Package, r.Subject + " " + r.Package, r.Subject + " " + r.Path}
 	return slices.ContainsFunc(names, func(n string) bool {
 		n = strings.TrimSpace(n)
-		return n != "" && glob(w.Subject, n) || n == "" && w.Subject == "*" && r.Subject == "" && r.Path == "" && r.Package == ""
+		return n != "" && project.Wildcard(w.Subject, n) || n == "" && w.Subject == "*" && r.Subject == "" && r.Path == "" && r.Package == ""
 	})
-}
-
-// glob matches * with any letters, and nothing else specially.
-func glob(p, s string) bool {
-	first, rest, star := strings.Cut(p, "*")
-	if !star {
-		return p == s
-	}
-	if !strings.HasPrefix(s, first) {
-		return false
-	}
-	s = s[len(first):]
-	for {
-		part, more, star := strings.Cut(rest, "*")
-		if !star {
-			return strings.HasSuffix(s, part)
-		}
-		i := strings.Index(s, part)
-		if i < 0 {
-			return false
-		}
-		s, rest = s[i+len(part):], more
-	}
 }

@@ -409,33 +409,10 @@ func matchParts(p, s []string) bool {
 			}
 			return false
 		}
-		if len(s) == 0 || !glob(p[0], s[0]) {
+		if len(s) == 0 || !project.Wildcard(p[0], s[0]) {
 			return false
 		}
 		p, s = p[1:], s[1:]
 	}
 	return len(s) == 0
-}
-
-// glob matches * with any letters.
-func glob(p, s string) bool {
-	first, rest, star := strings.Cut(p, "*")
-	if !star {
-		return p == s
-	}
-	if !strings.HasPrefix(s, first) {
-		return false
-	}
-	s = s[len(first):]
-	for {
-		part, more, star := strings.Cut(rest, "*")
-		if !star {
-			return strings.HasSuffix(s, part)
-		}
-		i := strings.Index(s, part)
-		if i < 0 {
-			return false
-		}
-		s, rest = s[i+len(part):], more
-	}
 }
