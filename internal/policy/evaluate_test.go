@@ -414,19 +414,3 @@ func large() Input {
 	}
 	return in
 }
-
-// TestFast holds the target of a millisecond, with room for a slow machine.
-func TestFast(t *testing.T) {
-	if testing.Short() {
-		t.Skip("measures time")
-	}
-	in, best := large(), time.Hour
-	for range 20 {
-		begin := time.Now()
-		Evaluate(in)
-		best = min(best, time.Since(begin))
-	}
-	if best > 10*time.Millisecond {
-		t.Errorf("the best of 20 took %s", best)
-	}
-}

@@ -1,4 +1,4 @@
-// Tiny stands for every program of the test archive. As sh it runs the lines of
+// Command tiny stands for every program of the test archive. As sh it runs the lines of
 // its script: the commands below, or programs. As anything else it does nothing.
 package main
 
