@@ -83,9 +83,10 @@ type Blobs interface {
 	// Size is the size of the content in bytes; ErrNotFound when there is none.
 	Size(ctx context.Context, d oci.Digest) (int64, error)
 
-	// Delete removes the content, durably; nothing when there is none. Whoever
-	// reads it at this moment may read on.
-	Delete(ctx context.Context, d oci.Digest) error
+	// Delete removes contents, durably when it returns; nothing for those that
+	// there are not. Whoever reads one at this moment may read on. It takes many,
+	// so that a collection pays for durability once a folder and not once a file.
+	Delete(ctx context.Context, ds ...oci.Digest) error
 
 	// List goes through all content in no particular order. What is committed or
 	// deleted meanwhile may be in it or not.
