@@ -278,7 +278,7 @@ func TestHostileIndexes(t *testing.T) {
 	if out := results(t, d.do(1, "check", store+":bomb", "--output", "json")); len(out.Images) != 1 {
 		t.Errorf("%d images", len(out.Images))
 	}
-	put("many", index("", slices.Repeat([]oci.Descriptor{entry}, maxImages+1)...))
+	put("many", index("", slices.Repeat([]oci.Descriptor{entry}, gate.MaxImages+1)...))
 	d.wants(d.do(3, "check", store+":many"), "more than 256 images")
 	put("twice", index(`"Manifests":[],`, entry))
 	d.wants(d.do(3, "check", store+":twice"), `name "Manifests", want "manifests"`)

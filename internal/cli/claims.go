@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -14,7 +13,7 @@ import (
 
 	"twinhull.dev/twinhull/internal/build"
 	"twinhull.dev/twinhull/internal/evidence"
-	"twinhull.dev/twinhull/internal/evidence/strictjson"
+	"twinhull.dev/twinhull/internal/gate"
 	"twinhull.dev/twinhull/internal/image"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/project"
@@ -34,7 +33,6 @@ type claimed struct {
 	whole      bool             // images are all that there are
 	strange    bool             // the index has further manifests that a runtime might take for images
 	says       []string         // zones that the indexes say they are of
-	seen       map[oci.Digest]bool
 }
 
 // subjects are the digests that can be signed: the index too, because a tag
@@ -49,7 +47,7 @@ func (c *claimed) subjects() []oci.Descriptor {
 // openClaimed finds an image for signing or verifying. plat chooses one image of
 // an index; the zero platform means all.
 func openClaimed(ctx context.Context, env *Env, arg, repository string, plat oci.Platform) (*claimed, error) {
-	c := &claimed{repository: repository, whole: true}
+	c := &claimed{repository: repository}
 	var store *oci.Layout
 	ref := oci.Ref{}
 	if _, err := oci.ParseZone(arg); err == nil {
@@ -103,9 +101,11 @@ func openClaimed(ctx context.Context, env *Env, arg, repository string, plat oci
 	default:
 		return nil, Usagef("%s holds an image and no claims", ref).WithHint("use an OCI layout or a registry: `twinhull build --output oci:DIR`")
 	}
-	if err := c.findImages(c.root, read, plat, 0); err != nil {
+	found, err := gate.FindImages(c.root, plat, read)
+	if err != nil {
 		return nil, err
 	}
+	c.images, c.whole, c.strange, c.says = found.Images, found.Whole, found.Strange, found.Says
 	if len(c.images) == 0 {
 		return nil, Refusedf("%s has no image for %s", arg, plat)
 	}
@@ -117,71 +117,6 @@ func openClaimed(ctx context.Context, env *Env, arg, repository string, plat oci
 		c.name = cmp.Or(m.Annotations[ocispec.AnnotationTitle], c.name)
 	}
 	return c, nil
-}
-
-// maxImages bounds an index: releases are for a dozen platforms.
-const maxImages = 256
-
-func (c *claimed) findImages(d oci.Descriptor, read func(oci.Descriptor) ([]byte, error), plat oci.Platform, depth int) error {
-	switch {
-	case depth > 4:
-		return fmt.Errorf("index %s: nested too deeply", c.root.Digest)
-	case oci.IsManifest(d.MediaType):
-		if len(c.images) == maxImages {
-			return fmt.Errorf("index %s: more than %d images", c.root.Digest, maxImages)
-		}
-		c.images = append(c.images, d)
-		return nil
-	case !oci.IsIndex(d.MediaType):
-		return fmt.Errorf("%s has media type %q: no image", d.Digest, d.MediaType)
-	}
-	// An index that is listed many times, each time with many, would never end.
-	if c.seen[d.Digest] {
-		return nil
-	}
-	if c.seen == nil {
-		c.seen = map[oci.Digest]bool{}
-	}
-	if c.seen[d.Digest] = true; len(c.seen) > maxImages {
-		return fmt.Errorf("index %s: more than %d indexes", c.root.Digest, maxImages)
-	}
-	raw, err := read(d)
-	if err != nil {
-		return err
-	}
-	idx, err := oci.ParseIndex(raw)
-	if err == nil {
-		// Of a repeated name, or one in another case, others may take the other.
-		var same struct {
-			ocispec.Index
-			Layers json.RawMessage `json:"layers"`
-			Config json.RawMessage `json:"config"`
-		}
-		if err = strictjson.UnmarshalLarge(raw, &same, oci.MaxManifest); err == nil && (same.Layers != nil || same.Config != nil) {
-			err = errors.New("it is an image at the same time")
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("index %s: %w", d.Digest, err)
-	}
-	c.says = append(c.says, idx.Annotations[oci.ZoneKey], d.Annotations[oci.ZoneKey])
-	for _, m := range idx.Manifests {
-		if unknown := m.Platform != nil && m.Platform.OS == "unknown"; m.ArtifactType != "" || unknown {
-			// Attestations of other tools, listed as if they were images. No
-			// runtime asks for the platform "unknown"; but some look at the
-			// platform only and would run what calls itself an artifact.
-			c.strange = c.strange || !unknown
-			continue
-		}
-		if plat != (oci.Platform{}) && m.Platform != nil && (m.Platform.OS != plat.OS || m.Platform.Architecture != plat.Architecture) {
-			c.whole = false
-			continue
-		}
-		if err := c.findImages(m, read, plat, depth+1); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // manifest reads an image's manifest.

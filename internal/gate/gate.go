@@ -52,6 +52,10 @@ type Request struct {
 	Policy   *policy.Policy // nil: policy.Default()
 	Database Database       // nil: there is none, which refuses
 	Inspect  inspect.Options
+
+	// Facts are what an earlier inspection of the very same bytes found, with
+	// inspect.Options.Tree; nil: the image is read now. They are not changed.
+	Facts *inspect.Facts
 }
 
 // Report is a verdict with what it stands on.
@@ -70,9 +74,7 @@ func Judge(ctx context.Context, r Request) (*Report, error) {
 	if r.Image == nil || r.Now.IsZero() {
 		return nil, errors.New("gate: no image or no time")
 	}
-	opt := r.Inspect
-	opt.Tree = true // files are explained one by one
-	facts, err := inspect.Inspect(ctx, r.Image, opt)
+	facts, err := r.facts(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +82,7 @@ func Judge(ctx context.Context, r Request) (*Report, error) {
 	if p == nil {
 		p = policy.Default()
 	}
-	facts.Findings = append(facts.Findings, ambiguous(r)...)
+	facts.Findings = append(slices.Clone(facts.Findings), ambiguous(r)...)
 	out := &Report{Facts: facts, policy: p}
 	in := policy.Input{Facts: facts, Zone: r.Zone, Repository: r.Repository, Now: r.Now, Policy: p}
 	if in.Zone == "" {
@@ -113,6 +115,21 @@ func Judge(ctx context.Context, r Request) (*Report, error) {
 	}
 	out.Verdict = policy.Evaluate(in)
 	return out, nil
+}
+
+// facts reads the image, unless somebody has. The copy may be changed on its
+// first level.
+func (r Request) facts(ctx context.Context) (*inspect.Facts, error) {
+	if f := r.Facts; f != nil {
+		if f.Digest != r.Image.Descriptor.Digest || f.Tree == nil {
+			return nil, fmt.Errorf("gate: the facts are about %s, not about %s, or lack its files", cmp.Or(f.Digest, "no image"), r.Image.Descriptor.Digest)
+		}
+		c := *f
+		return &c, nil
+	}
+	opt := r.Inspect
+	opt.Tree = true // files are explained one by one
+	return inspect.Inspect(ctx, r.Image, opt)
 }
 
 // ambiguous finds what one program would read differently from another:

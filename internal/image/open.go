@@ -96,9 +96,17 @@ func (o OpenOptions) wanted() oci.Platform {
 	return o.Platform
 }
 
-// OpenDescriptor opens an image of a layout by the descriptor of its manifest,
-// or of an index that holds it.
-func OpenDescriptor(l *oci.Layout, desc oci.Descriptor, opt OpenOptions) (*Image, error) {
+// Content is where manifests and blobs are: a layout (*oci.Layout), or what a
+// registry keeps. What is read must be verified by its digest, and readers at
+// their end at the latest (oci.VerifyReader).
+type Content interface {
+	ReadBlob(desc oci.Descriptor) ([]byte, error)
+	Blob(d oci.Digest) (content io.ReadCloser, size int64, err error)
+}
+
+// OpenDescriptor opens an image of a layout, or of other content, by the
+// descriptor of its manifest or of an index that holds it.
+func OpenDescriptor(l Content, desc oci.Descriptor, opt OpenOptions) (*Image, error) {
 	for depth := 0; oci.IsIndex(desc.MediaType); depth++ {
 		if depth > 4 {
 			return nil, fmt.Errorf("index %s: nested too deeply", desc.Digest)

@@ -39,7 +39,19 @@ type Predicate struct {
 	SLSAVersion        string           `json:"slsaVersion,omitempty"`
 	Reasons            []string         `json:"twinhull_reasons,omitempty"` // why it failed, or what was waived
 	Trust              *Descriptor      `json:"twinhull_trust,omitempty"`   // the trust policy by which attestations were believed; nil: nobody was
+	Log                *Anchor          `json:"twinhull_log,omitempty"`     // how far the verifier's audit log was
 }
+
+// Anchor is a signed checkpoint of the audit log in which the verifier's
+// decisions are. Whoever keeps the summary keeps it too, outside the log, so that
+// a log that was cut or written anew can be told from the one of that day.
+type Anchor struct {
+	Origin     string `json:"origin"`     // the log's name: the checkpoint's first line
+	Checkpoint string `json:"checkpoint"` // the signed note (c2sp.org/tlog-checkpoint), whole
+}
+
+// maxCheckpoint is more than a checkpoint with some dozen witnesses needs.
+const maxCheckpoint = 16 << 10
 
 // Verifier is who decided.
 type Verifier struct {
@@ -69,6 +81,7 @@ type Input struct {
 	Passed      bool
 	Levels      []string // as earned, in any order; for a failed one none
 	Reasons     []string
+	Checkpoint  []byte // newest signed checkpoint of the verifier's audit log; nil for none
 }
 
 // ResourceURI is how a repository is written in a summary.
@@ -98,6 +111,10 @@ func Make(in Input) (Predicate, error) {
 			return Predicate{}, fmt.Errorf("verification summary: trust policy %q: %w", in.Trust, err)
 		}
 		p.Trust = &Descriptor{Digest: evidence.DigestSet(in.Trust)}
+	}
+	if in.Checkpoint != nil {
+		origin, _, _ := strings.Cut(string(in.Checkpoint), "\n")
+		p.Log = &Anchor{Origin: origin, Checkpoint: string(in.Checkpoint)}
 	}
 	if in.Version != "" {
 		p.Verifier.Version = map[string]string{"twinhull": in.Version}
@@ -156,6 +173,11 @@ func (p Predicate) check() error {
 	for _, l := range p.VerifiedLevels {
 		if !knownLevel(l) && l != "FAILED" {
 			return fmt.Errorf("verification summary: level %q is not one that the specification knows", l)
+		}
+	}
+	if l := p.Log; l != nil {
+		if origin, _, ok := strings.Cut(l.Checkpoint, "\n"); !ok || origin == "" || origin != l.Origin || len(l.Checkpoint) > maxCheckpoint {
+			return fmt.Errorf("verification summary: twinhull_log is no checkpoint of the log %q", l.Origin)
 		}
 	}
 	for i, d := range p.InputAttestations {
