@@ -182,7 +182,7 @@ type PushResult struct {
 // its digest alone when ref has no tag. Blobs that the repository has are not
 // sent. The manifest goes last, so that an interrupted push leaves no image
 // without layers. Registries on a loopback address are spoken to without TLS.
-func Push(ctx context.Context, from *oci.Layout, desc oci.Descriptor, ref oci.Ref, opt PushOptions) (PushResult, error) {
+func Push(ctx context.Context, from Content, desc oci.Descriptor, ref oci.Ref, opt PushOptions) (PushResult, error) {
 	if ref.Kind != oci.RegistryRef {
 		return PushResult{}, fmt.Errorf("push to %s: want a registry reference", ref)
 	}
@@ -198,7 +198,7 @@ func Push(ctx context.Context, from *oci.Layout, desc oci.Descriptor, ref oci.Re
 		report = progress.New(nil, true)
 	}
 	total := int64(0)
-	if err := from.Walk(desc, func(d oci.Descriptor) error { total += d.Size; return nil }); err != nil {
+	if err := oci.Walk(from.ReadBlob, desc, func(d oci.Descriptor) error { total += d.Size; return nil }); err != nil {
 		return PushResult{}, err
 	}
 	task := report.Task("push "+ref.String(), total)
@@ -226,7 +226,7 @@ func tagOrDigest(ref oci.Ref, desc oci.Descriptor) oci.Digest {
 	return desc.Digest
 }
 
-func push(ctx context.Context, pusher *remote.Pusher, target name.Reference, from *oci.Layout, desc oci.Descriptor, ref oci.Ref, opt PushOptions) error {
+func push(ctx context.Context, pusher *remote.Pusher, target name.Reference, from Content, desc oci.Descriptor, ref oci.Ref, opt PushOptions) error {
 	blobs := pushBlobs{from: from}
 	if len(opt.MountFrom) > 0 {
 		m, err := remoteName(oci.Ref{Kind: oci.RegistryRef, Host: ref.Host, Name: opt.MountFrom[0], Tag: "latest"})
@@ -316,10 +316,10 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// pushBlobs, pushImage, pushIndex and pushLayer show a layout to
+// pushBlobs, pushImage, pushIndex and pushLayer show content to
 // go-containerregistry without reading more than manifests into memory.
 type pushBlobs struct {
-	from  *oci.Layout
+	from  Content
 	mount name.Reference
 }
 
@@ -475,7 +475,7 @@ func (i *pushIndex) ImageIndex(h v1.Hash) (v1.ImageIndex, error) {
 }
 
 type pushLayer struct {
-	from *oci.Layout
+	from Content
 	desc oci.Descriptor
 }
 

@@ -527,10 +527,15 @@ func sortIndex(idx *ocispec.Index) {
 // verified; configurations and layers are only named. A media type that is
 // neither an index nor a manifest is a leaf.
 func (l *Layout) Walk(desc Descriptor, fn func(Descriptor) error) error {
-	return l.walk(desc, make(map[Digest]bool), 0, fn)
+	return Walk(l.ReadBlob, desc, fn)
 }
 
-func (l *Layout) walk(desc Descriptor, seen map[Digest]bool, depth int, fn func(Descriptor) error) error {
+// Walk is Layout.Walk for content that read returns, verified, wherever it is.
+func Walk(read func(Descriptor) ([]byte, error), desc Descriptor, fn func(Descriptor) error) error {
+	return walk(read, desc, make(map[Digest]bool), 0, fn)
+}
+
+func walk(read func(Descriptor) ([]byte, error), desc Descriptor, seen map[Digest]bool, depth int, fn func(Descriptor) error) error {
 	if depth > maxDepth {
 		return fmt.Errorf("%s: indexes nested deeper than %d", desc.Digest, maxDepth)
 	}
@@ -546,7 +551,7 @@ func (l *Layout) walk(desc Descriptor, seen map[Digest]bool, depth int, fn func(
 	}
 	switch {
 	case IsIndex(desc.MediaType):
-		b, err := l.ReadBlob(desc)
+		b, err := read(desc)
 		if err != nil {
 			return err
 		}
@@ -555,12 +560,12 @@ func (l *Layout) walk(desc Descriptor, seen map[Digest]bool, depth int, fn func(
 			return fmt.Errorf("index %s: %w", desc.Digest, err)
 		}
 		for _, d := range idx.Manifests {
-			if err := l.walk(d, seen, depth+1, fn); err != nil {
+			if err := walk(read, d, seen, depth+1, fn); err != nil {
 				return err
 			}
 		}
 	case IsManifest(desc.MediaType):
-		b, err := l.ReadBlob(desc)
+		b, err := read(desc)
 		if err != nil {
 			return err
 		}
