@@ -10,10 +10,16 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
+	_ "crypto/sha256" // digests are of these two
+	_ "crypto/sha512"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"time"
+
+	digest "github.com/opencontainers/go-digest"
 
 	"twinhull.dev/twinhull/internal/oci"
 )
@@ -24,19 +30,28 @@ var (
 	ErrOffset     = errors.New("not where the upload is") // Append at another offset than the upload's size
 	ErrDigest     = errors.New("content has another digest")
 	ErrBusy       = errors.New("upload is being written") // two writers of one upload
+	ErrCommitted  = errors.New("upload was committed")    // Append to it, or Commit as something else
 	ErrReadOnly   = errors.New("store is read-only")
 	ErrFull       = errors.New("no space left in the store")
 	ErrDamaged    = errors.New("stored data is damaged")
-	ErrConflict   = errors.New("transaction was overtaken") // only when repeating did not help
-	ErrUnusableID = errors.New("not an upload's identifier")
+	ErrConflict   = errors.New("transaction was overtaken")  // only when repeating did not help
+	ErrUnusableID = errors.New("not an upload's identifier") // always together with ErrNotFound
+	ErrTooLarge   = errors.New("key or value is too large, or the key is empty")
+	ErrClosed     = errors.New("store is closed")
+)
+
+// Limits of Records, in bytes.
+const (
+	MaxKey   = 1500
+	MaxValue = 16 << 20
 )
 
 // Records is an ordered map from keys to values, changed in transactions that
 // are serializable: each sees the outcome of those that were committed before
 // it, and nothing of others.
 //
-// Keys are 1 to 1,500 bytes of anything and are ordered bytewise; values are at
-// most 16 MiB.
+// Keys are 1 to MaxKey bytes of anything and are ordered bytewise; values are at
+// most MaxValue bytes (ErrTooLarge).
 type Records interface {
 	// View calls f with a view of one moment. f must not keep the transaction, nor
 	// any slice that it got from it.
@@ -74,8 +89,12 @@ type Transaction interface {
 	Delete(key []byte) error // of a key that is absent: nothing
 }
 
-// Blobs is content by its digest, sha256 or sha512. There is only content whose
-// digest was verified when it was committed.
+// Blobs is content by its digest, sha256 or sha512; of any other digest there is
+// no content. There is only content whose digest was verified when it was
+// committed.
+//
+// Delete beside a Commit of the same digest happens before it or after it. Whoever
+// deletes must know that nobody is about to refer to the content.
 type Blobs interface {
 	// Open returns the content; ErrNotFound when there is none.
 	Open(ctx context.Context, d oci.Digest) (*Blob, error)
@@ -112,7 +131,10 @@ type Info struct {
 }
 
 // Uploads is content that arrives in parts. An upload is named by an identifier
-// that nobody can guess; it outlives the process.
+// that nobody can guess; it outlives the process. After a power cut an upload that
+// was not committed may be shorter or gone: Status tells, and clients resume there.
+//
+// One at a time works on an upload: the others get ErrBusy.
 type Uploads interface {
 	// Create begins an upload.
 	Create(ctx context.Context) (id string, err error)
@@ -130,7 +152,8 @@ type Uploads interface {
 	// the upload stays) and makes them content, durably. The upload stays too, with
 	// Upload.Committing set, until Discard: the caller refers to the content first.
 	// So content that nobody refers to after a crash is always found through its
-	// upload. Committing twice is as once.
+	// upload. Committing twice is as once; a committed upload takes nothing more and
+	// becomes nothing else (ErrCommitted).
 	Commit(ctx context.Context, id string, d oci.Digest) (size int64, err error)
 
 	// Discard forgets an upload; nothing when there is none.
@@ -145,7 +168,7 @@ type Upload struct {
 	ID         string
 	Size       int64
 	Changed    time.Time  // when it was last written
-	Committing oci.Digest // what it was last committed as; "" when it never was
+	Committing oci.Digest // what it was committed as; "" when it was not. A crash may leave it before the content is there
 }
 
 // Store is all three of one installation. Records and content may be kept in
@@ -154,4 +177,44 @@ type Store struct {
 	Records Records
 	Blobs   Blobs
 	Uploads Uploads
+}
+
+// CheckDigest tells whether content may have the digest, as an error that is
+// ErrDigest.
+func CheckDigest(d oci.Digest) error {
+	if err := d.Validate(); err != nil {
+		return fmt.Errorf("%w: %q: %w", ErrDigest, string(d), err)
+	}
+	if a := d.Algorithm(); a != digest.SHA256 && a != digest.SHA512 {
+		return fmt.Errorf("%w: %q: want sha256 or sha512", ErrDigest, string(d))
+	}
+	return nil
+}
+
+// NewID makes an identifier of an upload that nobody can guess.
+func NewID() string { return rand.Text() }
+
+// CheckID refuses what NewID cannot have made, so that no identifier is ever a
+// path. The error is ErrUnusableID and ErrNotFound.
+func CheckID(id string) error {
+	ok := len(id) >= 26 && len(id) <= 64
+	for i := 0; ok && i < len(id); i++ {
+		c := id[i]
+		ok = 'A' <= c && c <= 'Z' || '2' <= c && c <= '7' // RFC 4648 base32, section 6
+	}
+	if !ok {
+		return fmt.Errorf("upload: %w: %w", ErrNotFound, ErrUnusableID)
+	}
+	return nil
+}
+
+// CheckRecord refuses keys and values beyond the limits.
+func CheckRecord(key, value []byte) error {
+	if len(key) == 0 || len(key) > MaxKey {
+		return fmt.Errorf("%w: a key of %d bytes, want 1 to %d", ErrTooLarge, len(key), MaxKey)
+	}
+	if len(value) > MaxValue {
+		return fmt.Errorf("%w: a value of %d bytes for %.100q, want at most %d", ErrTooLarge, len(value), key, MaxValue)
+	}
+	return nil
 }
