@@ -26,7 +26,6 @@ import (
 
 	"twinhull.dev/twinhull/internal/audit"
 	"twinhull.dev/twinhull/internal/oci"
-	"twinhull.dev/twinhull/internal/registry/store"
 )
 
 // MaxManifest is the largest manifest, in bytes. Registries should take 4 MiB
@@ -134,6 +133,14 @@ type Options struct {
 	Logger  *slog.Logger     // nil: discards
 	Retain  Retention
 	Metrics Metrics // nil: nobody counts
+
+	// Steady is how long the registry has run by a clock that does not jump; nil:
+	// the machine's.
+	Steady func() time.Duration
+
+	// Replicas says that other servers may work on the same store. Then a blob's
+	// bytes are deleted by the server that claimed them only.
+	Replicas bool
 }
 
 // Retention is how long what is not permanent is kept. Zero durations mean the
@@ -148,12 +155,6 @@ type Retention struct {
 // Metrics is told what happens; its methods must be quick.
 type Metrics interface {
 	Collected(kind string, items int, bytes int64)
-}
-
-// Registry is one registry. Its methods may be called by many at once.
-type Registry struct {
-	store store.Store
-	opt   Options
 }
 
 // Manifest is a stored manifest.

@@ -1,0 +1,146 @@
+package registry
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"twinhull.dev/twinhull/internal/audit"
+	"twinhull.dev/twinhull/internal/oci"
+	"twinhull.dev/twinhull/internal/project"
+	"twinhull.dev/twinhull/internal/registry/catalog"
+	"twinhull.dev/twinhull/internal/registry/store"
+)
+
+// Registry is one registry. Its methods may be called by many at once.
+type Registry struct {
+	store  store.Store
+	opt    Options
+	secret []byte // that upload names are made with
+	began  time.Time
+	owner  string // this server among replicas, for this run
+
+	deciding sync.Mutex // one intent at a time
+	removing sync.Mutex // one deletion of contents at a time
+}
+
+// New opens a registry over a store and finishes what a crash interrupted. An
+// error means that the registry must not serve.
+func New(ctx context.Context, s store.Store, opt Options) (*Registry, error) {
+	if opt.Now == nil {
+		opt.Now = time.Now
+	}
+	if opt.Logger == nil {
+		opt.Logger = slog.New(slog.DiscardHandler)
+	}
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&opt.Retain.Development, 7*24*time.Hour)
+	def(&opt.Retain.Candidate, 30*24*time.Hour)
+	def(&opt.Retain.Unreferenced, 24*time.Hour)
+	if opt.Retain.Keep == nil {
+		opt.Retain.Keep = []string{"main"}
+	}
+	if opt.Steady == nil {
+		start := time.Now()
+		opt.Steady = func() time.Duration { return time.Since(start) }
+	}
+	r := &Registry{store: s, opt: opt, began: opt.Now().Round(0), owner: rand.Text()}
+	err := s.Records.Update(ctx, func(tx store.Transaction) error {
+		raw, ok, err := tx.Get(key(kGlobal, "uploads"))
+		if err != nil {
+			return err
+		}
+		if ok {
+			r.secret = append([]byte(nil), raw...)
+			return nil
+		}
+		r.secret = make([]byte, 32)
+		rand.Read(r.secret)
+		return tx.Put(key(kGlobal, "uploads"), r.secret)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening the registry's records: %w", err)
+	}
+	if err := r.recover(ctx); err != nil {
+		return nil, fmt.Errorf("finishing what was interrupted: %w", err)
+	}
+	return r, nil
+}
+
+// uploadName is what a client calls an upload: the store's name for it and a
+// proof that it was begun in the repository, so that uploads need no record.
+func (r *Registry) uploadName(repo, id string) string {
+	m := hmac.New(sha256.New, r.secret)
+	fmt.Fprintf(m, "%s\x00%s", repo, id)
+	return id + "." + base64.RawURLEncoding.EncodeToString(m.Sum(nil)[:18])
+}
+
+func (r *Registry) uploadID(repo, name string) (string, bool) {
+	id, _, ok := strings.Cut(name, ".")
+	return id, ok && hmac.Equal([]byte(name), []byte(r.uploadName(repo, id)))
+}
+
+// refuse records in the audit log that a rule refused somebody, and returns the
+// refusal. The refusal does not depend on the log: without it, it is told to the
+// server's own log.
+func (r *Registry) refuse(ctx context.Context, e *Error, action audit.Action, a audit.Actor, o audit.Object) error {
+	if e.Reason == CandidateByDigest || r.opt.Log == nil {
+		return e
+	}
+	// A client that goes away must not keep its attempt out of the log.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	index, err := r.opt.Log.Append(ctx, audit.Entry{
+		Type: audit.EntryType, ID: rand.Text(), Time: audit.Timestamp(r.opt.Now()), Action: action, Actor: a, Object: o,
+		Verdict: "refused", Reasons: []string{string(e.Reason) + ": " + e.Message},
+	})
+	if err != nil {
+		r.opt.Logger.Error("a refusal could not be written to the audit log", "repository", o.Repository, "actor", a.Name, "reason", e.Reason, "error", err)
+		return e
+	}
+	c := *e
+	c.Entry, c.Logged = index, true
+	return &c
+}
+
+// retention is how long a manifest of the class is kept after its push.
+func (r *Registry) retention(c catalog.Class) time.Duration {
+	if c == catalog.Candidate {
+		return r.opt.Retain.Candidate
+	}
+	return r.opt.Retain.Development
+}
+
+// tagExpires is when a tag goes; the zero time for never.
+func (r *Registry) tagExpires(repo, tag string, t tagRecord) time.Time {
+	class, _ := catalog.Of(repo)
+	if class == catalog.Production || t.Pinned != nil {
+		return time.Time{}
+	}
+	for _, p := range r.opt.Retain.Keep {
+		if project.Wildcard(p, tag) {
+			return time.Time{}
+		}
+	}
+	return t.Pushed.Add(r.retention(class))
+}
+
+// Tombstone stands where an erased manifest was.
+type Tombstone struct {
+	Digest oci.Digest  `json:"digest"`
+	At     time.Time   `json:"at"`
+	Reason string      `json:"reason"`
+	By     audit.Actor `json:"by"`
+	Entry  uint64      `json:"entry"`
+}
