@@ -1,0 +1,277 @@
+package server
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"twinhull.dev/twinhull/internal/oci"
+	"twinhull.dev/twinhull/internal/registry/access"
+)
+
+// Config is everything that a server is told, complete before it is used. Default
+// returns one to start from; ReadConfig fills it from a file. It holds no secret:
+// secrets are in files or in the environment, and it says where.
+type Config struct {
+	// Listen is the address of the registry and of everything under /twinhull/.
+	// Without TLS it must be this machine's own (loopback).
+	Listen string
+
+	// Metrics is the address of /metrics, /healthz and /readyz besides; "" for
+	// Listen only, where /metrics then wants the scope "operate".
+	Metrics string
+
+	// Hosts are the public names, HOST or HOST:PORT, under which clients know the
+	// registry. The first begins the resourceUri of every summary that it signs.
+	// nil: the address that it listens on.
+	Hosts []string
+
+	// InsecurePlainHTTP allows an address that others reach without TLS: whoever is
+	// on the way reads passwords and changes images.
+	InsecurePlainHTTP bool
+
+	TLS TLS
+
+	// Data is the folder of everything that is kept on this machine.
+	Data string
+
+	Storage   Storage
+	Audit     AuditLog
+	Access    Access
+	Retention Retention
+	Release   Release
+	Limits    Limits
+	Log       Log
+}
+
+// TLS is the certificate to serve with; both files or none. Changed files are
+// read again.
+type TLS struct {
+	Certificate string // PEM file: the certificate, then those that lead to a root
+	Key         string // PEM file of its private key
+}
+
+// Storage is where records and blobs are kept; the zero value is in Data.
+type Storage struct {
+	Postgres Postgres
+	S3       S3
+}
+
+// Postgres keeps the records in a database, so that several servers can serve
+// one registry. Zero: in a file of Data.
+type Postgres struct {
+	URLFile     string // file with the connection string, password included
+	URLVariable string // or an environment variable with it
+}
+
+func (p Postgres) used() bool { return p != (Postgres{}) }
+
+// S3 keeps the blobs in a bucket. Zero: in files of Data.
+type S3 struct {
+	Endpoint   string // URL of the service
+	Region     string // "us-east-1" where the service does not care
+	Bucket     string
+	Prefix     string // before every key; may be ""
+	KeyIDFile  string // file with the access key's identifier
+	SecretFile string // file with the secret
+	PathStyle  bool   // the bucket is in the path and not in the host name
+	Redirect   bool   // clients fetch blobs from the bucket themselves
+}
+
+func (s S3) used() bool { return s != (S3{}) }
+
+// AuditLog is the log of decisions.
+type AuditLog struct {
+	Dir       string    // "": log in Data
+	Origin    string    // the log's name, for ever; "": the first of Hosts and "/log"
+	Witnesses []Witness // asked to sign each checkpoint
+	Quorum    int       // how many of them must have signed; 0: all
+}
+
+// Witness is somebody who signs what he has seen of the log.
+type Witness struct {
+	Name string
+	URL  string
+	Key  string // its verifier key, as note.NewVerifier takes it
+}
+
+// Access is who may do what. The zero Access allows nothing to anybody.
+type Access struct {
+	// AnonymousDevelopment opens every development catalog to everybody: pull, push
+	// and delete. For tests, and for one's own machine.
+	AnonymousDevelopment bool
+
+	Users   string         // htpasswd file; read again when it changes
+	Tokens  []access.Token // by the hash alone
+	Issuers []Issuer       // of OIDC tokens
+	Grants  []access.Grant
+	Proxies []netip.Prefix // whose X-Forwarded-For header is believed
+}
+
+// Issuer is access.Issuer and where its keys are.
+type Issuer struct {
+	access.Issuer
+	KeysFile string // a JSON Web Key Set; or
+	KeysURL  string // its address; neither: discovered from the issuer's URL
+}
+
+// Retention is how long what is not permanent is kept.
+type Retention struct {
+	Development  time.Duration // images of NAME/dev, after the last push
+	Candidate    time.Duration // images of NAME/candidate, after the push
+	Unreferenced time.Duration // blobs that nothing refers to, and uploads that nobody continues
+	Keep         []string      // patterns of development tags that are kept for ever
+	Every        time.Duration // between two collections; 0: none is begun by itself
+}
+
+// Release is how candidates are judged and what is signed.
+type Release struct {
+	Policy          string // file; "": the built-in policy
+	Trust           string // file: who is believed; "": nobody, so that nothing is released
+	Vulnerabilities string // folder of the database; "": none, so that nothing is released
+
+	// Key signs summaries: a private key file, or a key management service's
+	// reference. "": a key that is made in Data on the first start.
+	Key          string
+	PasswordFile string // file with the key's password; "": TWINHULL_KEY_PASSWORD, or none
+
+	// Foreign are the repositories of other registries that a release may go to:
+	// HOST/NAME, with * for letters of one part and ** for any parts. Credentials
+	// are those of the Docker configuration.
+	Foreign []string
+}
+
+// Limits bound what clients may cost. 0 is no limit.
+type Limits struct {
+	Requests float64       // a second, of one identity or address
+	Burst    int           // at once
+	Blob     int64         // largest blob, in bytes
+	Stall    time.Duration // without a byte from or to a client, before it is given up
+	Shutdown time.Duration // for requests that run when the server is told to stop
+}
+
+// Log is what the server tells while it runs, on standard error.
+type Log struct {
+	Format string // "text" or "json"
+	Level  string // "debug", "info", "warn" or "error"
+}
+
+// Default is what a server does when it is told nothing.
+func Default() Config {
+	return Config{
+		Listen: "127.0.0.1:5000",
+		Retention: Retention{
+			Development: 7 * 24 * time.Hour, Candidate: 30 * 24 * time.Hour, Unreferenced: 24 * time.Hour,
+			Keep: []string{"main"}, Every: 15 * time.Minute,
+		},
+		Limits:  Limits{Stall: time.Minute, Shutdown: 30 * time.Second},
+		Log:     Log{Format: "text", Level: "info"},
+		Storage: Storage{S3: S3{}},
+	}
+}
+
+// Check finds what contradicts itself. Files are looked at later.
+func (c Config) Check() error {
+	switch {
+	case c.Data == "":
+		return fmt.Errorf("no folder to keep everything in\nhint: --data DIR, or data: in the configuration")
+	case (c.TLS.Certificate == "") != (c.TLS.Key == ""):
+		return fmt.Errorf("tls: want certificate and key, or neither")
+	}
+	loopback, err := checkAddress("listen", c.Listen)
+	if err != nil {
+		return err
+	}
+	if !loopback && c.TLS.Certificate == "" && !c.InsecurePlainHTTP {
+		return fmt.Errorf("listen: %s is reached from elsewhere, and there is no TLS\nhint: give tls: certificate and key, listen on 127.0.0.1, or, behind a proxy that has the certificate, say --insecure-plain-http", c.Listen)
+	}
+	if c.Metrics != "" {
+		if _, err := checkAddress("metrics", c.Metrics); err != nil {
+			return err
+		}
+	}
+	for _, h := range c.Hosts {
+		if err := checkHost(h); err != nil {
+			return fmt.Errorf("hosts: %w", err)
+		}
+	}
+	if p := c.Storage.Postgres; p.used() && (p.URLFile == "") == (p.URLVariable == "") {
+		return fmt.Errorf("storage.postgres: want urlFile or urlVariable")
+	}
+	if s := c.Storage.S3; s.used() {
+		for name, v := range map[string]string{"endpoint": s.Endpoint, "bucket": s.Bucket, "keyIDFile": s.KeyIDFile, "secretFile": s.SecretFile} {
+			if v == "" {
+				return fmt.Errorf("storage.s3: %s is missing", name)
+			}
+		}
+	}
+	if c.Audit.Quorum < 0 || c.Audit.Quorum > len(c.Audit.Witnesses) {
+		return fmt.Errorf("audit.quorum: %d of %d witnesses", c.Audit.Quorum, len(c.Audit.Witnesses))
+	}
+	for name, d := range map[string]time.Duration{
+		"development": c.Retention.Development, "candidate": c.Retention.Candidate, "unreferenced": c.Retention.Unreferenced,
+	} {
+		if d <= 0 {
+			return fmt.Errorf("retention.%s: want more than zero", name)
+		}
+	}
+	if c.Retention.Unreferenced < time.Minute {
+		return fmt.Errorf("retention.unreferenced: %v: a push whose blobs are collected before its manifest comes fails: want a minute at least", c.Retention.Unreferenced)
+	}
+	if !slices.Contains(formats, c.Log.Format) || !slices.Contains(levels, c.Log.Level) {
+		return fmt.Errorf("log: want format %s and level %s", strings.Join(formats, " or "), strings.Join(levels, ", "))
+	}
+	if _, err := access.Compile(c.grants()); err != nil {
+		return fmt.Errorf("access: %w", err)
+	}
+	return nil
+}
+
+var (
+	formats = []string{"text", "json"}
+	levels  = []string{"debug", "info", "warn", "error"}
+)
+
+// grants are the configured ones and what AnonymousDevelopment stands for.
+func (c Config) grants() []access.Grant {
+	all := slices.Clone(c.Access.Grants)
+	if c.Access.AnonymousDevelopment {
+		all = append(all, access.Grant{To: []string{access.Anybody}, Repositories: []string{"**"}, May: []access.Scope{
+			{Verb: access.Pull, Catalog: "development"}, {Verb: access.Push, Catalog: "development"}, {Verb: access.Delete, Catalog: "development"},
+		}})
+	}
+	return all
+}
+
+// logDir is the folder of the audit log.
+func (c Config) logDir() string {
+	if c.Audit.Dir != "" {
+		return c.Audit.Dir
+	}
+	return filepath.Join(c.Data, "log")
+}
+
+// checkAddress tells whether an address is this machine's own only.
+func checkAddress(name, s string) (loopback bool, err error) {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil || port == "" {
+		return false, fmt.Errorf("%s: %q: want ADDRESS:PORT, such as 127.0.0.1:5000 or :5000", name, s)
+	}
+	if host == "localhost" {
+		return true, nil
+	}
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.IsLoopback(), nil
+}
+
+func checkHost(h string) error {
+	ref, err := oci.ParseRef(h + "/x")
+	if err != nil || ref.Kind != oci.RegistryRef || ref.Host != h {
+		return fmt.Errorf("%q: want HOST or HOST:PORT, as images are named with it", h)
+	}
+	return nil
+}
