@@ -27,6 +27,12 @@ const (
 	Admit        Action = "admit"         // an image was admitted to a cluster or node, or was not
 )
 
+// The verdicts of an Entry.
+const (
+	Allowed = "allowed"
+	Refused = "refused"
+)
+
 // Entry is one decision as the log keeps it, as canonical JSON (RFC 8785).
 // Whatever is large is named by its digest.
 type Entry struct {
