@@ -81,7 +81,6 @@ type Input struct {
 	Passed      bool
 	Levels      []string // as earned, in any order; for a failed one none
 	Reasons     []string
-	Checkpoint  []byte // newest signed checkpoint of the verifier's audit log; nil for none
 }
 
 // ResourceURI is how a repository is written in a summary.
@@ -112,10 +111,6 @@ func Make(in Input) (Predicate, error) {
 		}
 		p.Trust = &Descriptor{Digest: evidence.DigestSet(in.Trust)}
 	}
-	if in.Checkpoint != nil {
-		origin, _, _ := strings.Cut(string(in.Checkpoint), "\n")
-		p.Log = &Anchor{Origin: origin, Checkpoint: string(in.Checkpoint)}
-	}
 	if in.Version != "" {
 		p.Verifier.Version = map[string]string{"twinhull": in.Version}
 	}
@@ -133,6 +128,16 @@ func Make(in Input) (Predicate, error) {
 			// lowest level claims nothing.
 			p.VerifiedLevels = []string{"SLSA_BUILD_LEVEL_0"}
 		}
+	}
+	return p, p.check()
+}
+
+// Anchored returns the summary with a checkpoint of the verifier's audit log, a
+// signed note whose first line names the log; nil leaves the summary as it is.
+func (p Predicate) Anchored(checkpoint []byte) (Predicate, error) {
+	if checkpoint != nil {
+		origin, _, _ := strings.Cut(string(checkpoint), "\n")
+		p.Log = &Anchor{Origin: origin, Checkpoint: string(checkpoint)}
 	}
 	return p, p.check()
 }

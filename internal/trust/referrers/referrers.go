@@ -44,9 +44,11 @@ const (
 	annotationPredicate = "dev.sigstore.bundle.predicateType"
 )
 
+// MaxReferrers is how many manifests may refer to one image.
+const MaxReferrers = 2000
+
 // Limits of what is read of one image.
 const (
-	maxReferrers = 2000
 	maxTotal     = 256 << 20 // bytes of all claims, with their manifests
 	maxSays      = 200       // bytes of the type that a manifest says
 )
@@ -302,8 +304,8 @@ func (p layout) List(_ context.Context, subject oci.Digest) ([]oci.Descriptor, e
 
 // tidy bounds and orders a list.
 func tidy(subject oci.Digest, all []oci.Descriptor) ([]oci.Descriptor, error) {
-	if len(all) > maxReferrers {
-		return nil, fmt.Errorf("%d manifests refer to %s: at most %d are read", len(all), subject, maxReferrers)
+	if len(all) > MaxReferrers {
+		return nil, fmt.Errorf("%d manifests refer to %s: at most %d are read", len(all), subject, MaxReferrers)
 	}
 	for _, d := range all {
 		if err := oci.CheckDescriptor(d); err != nil {

@@ -222,7 +222,7 @@ func TestLiesAboutDocuments(t *testing.T) {
 }
 
 func TestTooMany(t *testing.T) {
-	all := make([]oci.Descriptor, maxReferrers+1)
+	all := make([]oci.Descriptor, MaxReferrers+1)
 	if _, err := tidy(digest.FromString("x"), all); err == nil || !strings.Contains(err.Error(), "at most") {
 		t.Error(err)
 	}
