@@ -6,20 +6,19 @@ import (
 	"strings"
 
 	"twinhull.dev/twinhull/internal/oci"
+	"twinhull.dev/twinhull/internal/registry/catalog"
 )
 
 // Catalog tells which catalog a repository belongs to, HOST/NAME without a tag:
-// the zone, and the production repository that images of it are released to.
-// Development images are in NAME/dev, production images that are not released
-// yet in NAME/candidate.
+// the zone, and the production repository that images of it are released to. It is
+// package catalog's answer, for names with a host.
 func Catalog(repository string) (zone oci.Zone, production string) {
-	// What is below a development repository is of it: no image is ever released
-	// to one.
-	name, _ := strings.CutSuffix(repository, "/candidate")
-	if name, ok := strings.CutSuffix(name, "/dev"); ok {
-		return oci.Development, name
+	host, name, ok := strings.Cut(repository, "/")
+	if !ok {
+		return oci.Production, repository
 	}
-	return oci.Production, name
+	class, production := catalog.Of(name)
+	return class.Zone(), host + "/" + production
 }
 
 // zone asks the four places: label, annotation, repository path, signed claims.

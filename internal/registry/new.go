@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -75,7 +76,63 @@ func New(ctx context.Context, s store.Store, opt Options) (*Registry, error) {
 	if err := r.recover(ctx); err != nil {
 		return nil, fmt.Errorf("finishing what was interrupted: %w", err)
 	}
+	if err := r.reschedule(ctx); err != nil {
+		return nil, fmt.Errorf("applying another retention: %w", err)
+	}
 	return r, nil
+}
+
+// reschedule has everything looked at that is not permanent, when the retention is
+// not that of the last start: what is due was computed by the old one.
+func (r *Registry) reschedule(ctx context.Context) error {
+	want := fingerprint(r.opt.Retain)
+	same := false
+	err := r.store.Records.View(ctx, func(tx store.Reader) error {
+		raw, _, err := tx.Get(key(kGlobal, "retention"))
+		same = string(raw) == want
+		return err
+	})
+	if err != nil || same {
+		return err
+	}
+	for _, part := range []struct {
+		kind byte
+		due  string
+	}{{kTag, dueTag}, {kFacts, dueManifest}, {kBlob, dueBlob}} {
+		var after []byte
+		for done := false; !done; {
+			var next []byte
+			err := r.store.Records.Update(ctx, func(tx store.Transaction) error {
+				var keys [][]byte
+				for rec, err := range tx.Scan([]byte{part.kind}, after) {
+					if err != nil {
+						return err
+					}
+					if keys = append(keys, slices.Clone(rec.Key)); len(keys) == 1000 {
+						break
+					}
+				}
+				for _, k := range keys {
+					f := fields(k)
+					if class, _ := catalog.Of(f[0]); class == catalog.Production || len(f) != 2 {
+						continue
+					}
+					if err := tx.Put(dueKey(r.opt.Now(), part.due, f[0], f[1]), nil); err != nil {
+						return err
+					}
+				}
+				if done = len(keys) < 1000; !done {
+					next = keys[len(keys)-1]
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			after = next
+		}
+	}
+	return r.store.Records.Update(ctx, func(tx store.Transaction) error { return tx.Put(key(kGlobal, "retention"), []byte(want)) })
 }
 
 // uploadName is what a client calls an upload: the store's name for it and a

@@ -352,6 +352,22 @@ func TestRetention(t *testing.T) {
 	w.check()
 }
 
+// TestAnotherRetention: a shorter one holds for what was pushed before it.
+func TestAnotherRetention(t *testing.T) {
+	w := newWorld(t)
+	must[oci.Descriptor](t)(w.image(devel, picture{}, "main"))
+	must[oci.Descriptor](t)(w.image(devel, picture{layers: []string{"x"}}, "x"))
+	w.pass(2 * day)
+	w.opt.Retain = Retention{Development: day, Keep: []string{"release-*"}}
+	w.start()
+	w.check()
+	w.collect()
+	if w.has(devel, "main") || w.has(devel, "x") {
+		t.Error("a tag stayed longer than a day")
+	}
+	w.check()
+}
+
 func TestHistory(t *testing.T) {
 	w := newWorld(t)
 	a := must[oci.Descriptor](t)(w.image(devel, picture{layers: []string{"a"}}, "x"))
