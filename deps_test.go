@@ -70,10 +70,26 @@ var order = []room{
 	{"internal/trust", "oci project evidence evidence/strictjson", "the only way from bytes to a claim: knows no registry, so that where a claim was found cannot matter"},
 	{"internal/trust/referrers", "oci image build evidence trust", "where claims are kept; what it finds nobody believes yet"},
 
-	{"internal/policy", "oci project inspect evidence evidence/vex", "the decision: facts and claims as plain data, so that who gathers them cannot matter"},
+	{"internal/registry/catalog", "oci", "names, versions and where they belong: words that decisions use, and nothing that is kept"},
+	{"internal/policy", "oci project inspect evidence evidence/vex registry/catalog", "the decision: facts and claims as plain data, so that who gathers them cannot matter"},
 	{"internal/gate", "oci project image build inspect evidence evidence/strictjson evidence/absence evidence/origin evidence/provenance evidence/sbom evidence/summary evidence/testresult evidence/vex evidence/vuln trust trust/referrers policy", "gathers, opens and asks: the one door to a verdict"},
 
-	{"internal/cli", "oci durable filetree progress project source/site source/fetch source/vault source/debfile source/deb source/npm source/gomod sandbox image build inspect evidence evidence/strictjson evidence/known evidence/provenance evidence/sbom evidence/summary evidence/testresult evidence/vex evidence/vuln trust trust/referrers policy gate", "wiring for a person at a terminal"},
+	{"internal/audit", "oci durable evidence/strictjson", "the log: what an entry is, not when one is due"},
+	{"internal/registry/store", "oci", "records and bytes: knows no repository, so that every rule is written once above it"},
+	{"internal/registry/store/memory", "oci registry/store", "a store"},
+	{"internal/registry/store/files", "oci durable registry/store", "a store"},
+	{"internal/registry/store/postgres", "oci registry/store", "a store of records"},
+	{"internal/registry/store/s3", "oci registry/store", "a store of bytes"},
+	{"internal/registry/store/storetest", "oci registry/store", "what every store must do"},
+	{"internal/registry", "oci project audit registry/catalog registry/store", "the rules of what is kept: knows no protocol, no user and no gate"},
+	{"internal/registry/access", "project audit registry/catalog registry", "who may do what: pure but for its edges, knows no protocol's routes"},
+	{"internal/registry/distribution", "oci audit registry/catalog registry/store registry", "one protocol over the registry: reads requests, decides nothing"},
+	{"internal/registry/distribution/conformance", "oci", "the specification as tests of any registry: knows an address only"},
+	{"internal/registry/release", "oci durable image inspect evidence evidence/strictjson evidence/summary evidence/vuln trust trust/referrers policy gate audit registry/catalog registry/store registry", "the gate in front of production: judges, signs, and asks the registry to do it"},
+	{"internal/registry/release/client", "oci gate audit registry/catalog registry registry/release", "the other end of the release service's requests"},
+	{"internal/server", "oci durable project evidence/vuln trust policy audit registry/catalog registry/store registry/store/memory registry/store/files registry/store/postgres registry/store/s3 registry registry/access registry/distribution registry/release", "wiring of the registry's server, by hand in one place"},
+
+	{"internal/cli", "oci durable filetree progress project source/site source/fetch source/vault source/debfile source/deb source/npm source/gomod sandbox image build inspect evidence evidence/strictjson evidence/known evidence/provenance evidence/sbom evidence/summary evidence/testresult evidence/vex evidence/vuln trust trust/referrers policy gate audit registry/catalog registry registry/release registry/release/client server", "wiring for a person at a terminal"},
 	{"cmd/twinhull", "sandbox cli", "main: the sandbox's own processes first, then the command line"},
 }
 
@@ -95,6 +111,7 @@ var pure = []struct{ name, edges, why string }{
 	{"internal/evidence/provenance", "", "equal builds have equal provenance"},
 	{"internal/evidence/sbom", "", "equal images have equal bills of materials"},
 	{"internal/evidence/testresult", "", "totals of what is given"},
+	{"internal/registry/catalog", "", "where a tag points depends on the versions alone"},
 	{"internal/policy", "", "a verdict depends on what it is given, time included"},
 }
 
