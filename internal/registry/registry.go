@@ -72,6 +72,7 @@ const (
 	VersionErased       Reason = "version-erased"              // a tombstone is there
 	CandidateChanged    Reason = "candidate-changed"           // claims came or went while it was judged
 	CandidateIncomplete Reason = "candidate-incomplete"        // something that the candidate refers to is not there
+	NotCandidate        Reason = "not-a-candidate"             // NAME/candidate does not have the digest
 	NotReleased         Reason = "not-released"                // no version of production
 	AlreadyRevoked      Reason = "already-revoked"
 	StillReferred       Reason = "still-referred-to"           // deleting a blob or manifest that others need

@@ -216,7 +216,7 @@ func notCandidate(tx store.Reader, o ReleaseOrder) error {
 				because(WrongZone, "release the production image of the same build: twinhull publish prints its digest")
 		}
 	}
-	return errorf(ManifestUnknown, "%s/candidate has no %s", o.Repository, o.Digest).because("", "publish it first: twinhull publish")
+	return errorf(ManifestUnknown, "%s/candidate has no %s", o.Repository, o.Digest).because(NotCandidate, "publish it first: twinhull publish")
 }
 
 // found is what belongs to a candidate.
