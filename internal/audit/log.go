@@ -32,11 +32,12 @@ import (
 // It is the shortest that the storage takes.
 const CheckpointInterval = 100 * time.Millisecond
 
-// Batching: entries that arrive together are written together. The age is what
-// a lonely entry waits, the size what a bundle holds.
+// Batching: entries that arrive while others are written are written together
+// next (see group). The storage waits batchAge for more of a batch that is not
+// full, which a lonely entry pays.
 const (
-	batchAge  = 2 * time.Millisecond
-	batchSize = width
+	batchAge  = time.Millisecond
+	batchSize = 4 * width
 )
 
 // The files of a log that are not of the tree.
@@ -103,6 +104,7 @@ type Log struct {
 	src    Source
 
 	appender *tessera.Appender
+	queue    chan waiting
 	shutdown func(context.Context) error
 	cancel   context.CancelFunc
 	unlock   func()
@@ -139,7 +141,7 @@ func Open(dir string, opt Options) (l *Log, err error) {
 			unlock()
 		}
 	}()
-	l = &Log{dir: dir, opt: opt, logger: opt.Logger, unlock: unlock, src: Dir(dir), stopped: make(chan struct{})}
+	l = &Log{dir: dir, opt: opt, logger: opt.Logger, unlock: unlock, src: Dir(dir), stopped: make(chan struct{}), queue: make(chan waiting, batchSize)}
 
 	signers, err := l.keys()
 	if err != nil {
@@ -176,6 +178,7 @@ func Open(dir string, opt Options) (l *Log, err error) {
 		return nil, fmt.Errorf("open the audit log %s: %w", dir, err)
 	}
 	l.cancel = cancel
+	go l.group(ctx)
 	go l.watch(ctx)
 	if err := l.announceKeys(signers); err != nil {
 		return nil, errors.Join(err, l.Close())
@@ -666,11 +669,70 @@ func (l *Log) Append(ctx context.Context, e Entry) (index uint64, err error) {
 	if err := l.writable(); err != nil {
 		return 0, fmt.Errorf("append to the audit log: %w", err)
 	}
-	i, err := l.appender.Add(context.WithoutCancel(ctx), tessera.NewEntry(data))()
-	if err != nil {
-		return 0, fmt.Errorf("append to the audit log: %w", err)
+	w := waiting{tessera.NewEntry(data), make(chan written, 1)}
+	l.queue <- w
+	done := <-w.done
+	if done.err != nil {
+		return 0, fmt.Errorf("append to the audit log: %w", done.err)
 	}
-	return i.Index, nil
+	return done.index, nil
+}
+
+// waiting is an entry that somebody waits for.
+type waiting struct {
+	entry *tessera.Entry
+	done  chan written
+}
+
+type written struct {
+	index uint64
+	err   error
+}
+
+// group hands entries to the storage: all that came while the last ones were
+// written, at once. The storage alone would cut them by time into batches as
+// small as its waiting is short, and write every one of them.
+func (l *Log) group(ctx context.Context) {
+	last := 1
+	for {
+		var batch []waiting
+		select {
+		case <-ctx.Done():
+			return
+		case w := <-l.queue:
+			batch = append(batch, w)
+		}
+		// Those whose entries were just written are about to come with the next:
+		// as many as there were are waited for, but not long. Who is alone waits
+		// for nobody.
+		patience := time.NewTimer(2 * time.Millisecond)
+		for more := true; more && len(batch) < batchSize; {
+			select {
+			case w := <-l.queue:
+				batch = append(batch, w)
+				continue
+			default:
+			}
+			if more = len(batch) < last; more {
+				select {
+				case w := <-l.queue:
+					batch = append(batch, w)
+				case <-patience.C:
+					more = false
+				}
+			}
+		}
+		patience.Stop()
+		last = len(batch)
+		futures := make([]tessera.IndexFuture, len(batch))
+		for i, w := range batch {
+			futures[i] = l.appender.Add(ctx, w.entry)
+		}
+		for i, w := range batch {
+			at, err := futures[i]()
+			w.done <- written{at.Index, err}
+		}
+	}
 }
 
 // ErrEntry is matched by Append's error when the entry itself is at fault and
