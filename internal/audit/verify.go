@@ -113,7 +113,7 @@ type verifier struct {
 	report *Report
 	want   map[uint64][]expected
 
-	levels  [][]Hash // of each level the hashes of the tile that is being filled
+	levels  [][]node // of each level the hashes of the tile that is being filled
 	filled  []uint64 // of each level how many tiles were filled
 	byEntry *compact.Range
 	byTile  *compact.Range
@@ -121,6 +121,11 @@ type verifier struct {
 	signed  side
 	last    time.Time
 }
+
+// node is a hash of the tree, by the entries and by the stored tiles of level 0.
+// The two differ above a bundle that is not what its tile says; a tile of a
+// higher level is at fault itself only when it agrees with neither.
+type node struct{ entries, tiles Hash }
 
 // difference is a bundle and a tile of hashes that should be those of its
 // entries. side is what the signed root speaks for; nobody knows before a root
@@ -343,7 +348,7 @@ func (v *verifier) bundle(index uint64, entries [][]byte, covered, total uint64)
 		if err := errors.Join(v.byEntry.Append(own[i][:], nil), v.byTile.Append(stored[i][:], nil)); err != nil {
 			return err
 		}
-		v.push(0, stored[i])
+		v.push(0, node{own[i], stored[i]})
 		if err := v.fill(); err != nil {
 			return err
 		}
@@ -391,7 +396,7 @@ func (v *verifier) clock(r Record) {
 	v.last = t
 }
 
-func (v *verifier) push(level int, h Hash) {
+func (v *verifier) push(level int, h node) {
 	if level == len(v.levels) {
 		v.levels, v.filled = append(v.levels, nil), append(v.filled, 0)
 	}
@@ -406,22 +411,32 @@ func (v *verifier) fill() error {
 				return err
 			}
 		}
-		f := compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}
-		r := f.NewEmptyRange(0)
-		for _, h := range v.levels[level] {
-			if err := r.Append(h[:], nil); err != nil {
-				return err
-			}
-		}
-		root, err := r.GetRootHash(nil)
-		if err != nil {
-			return err
+		up := node{entries: subtree(v.levels[level], node.byEntries)}
+		if up.tiles = up.entries; len(v.differ) > 0 {
+			up.tiles = subtree(v.levels[level], node.byTiles)
 		}
 		v.levels[level] = v.levels[level][:0]
 		v.filled[level]++
-		v.push(level+1, Hash(root))
+		v.push(level+1, up)
 	}
 	return nil
+}
+
+func (n node) byEntries() Hash { return n.entries }
+func (n node) byTiles() Hash   { return n.tiles }
+
+// subtree is the root of a full tile (RFC 6962 2.1).
+func subtree(tile []node, side func(node) Hash) Hash {
+	level := make([]Hash, len(tile))
+	for i, n := range tile {
+		level[i] = side(n)
+	}
+	for ; len(level) > 1; level = level[:len(level)/2] {
+		for i := range len(level) / 2 {
+			level[i] = Hash(rfc6962.DefaultHasher.HashChildren(level[2*i][:], level[2*i+1][:]))
+		}
+	}
+	return level[0]
 }
 
 // edge compares the tiles at the right edge of a tree of some size, which is how
@@ -455,7 +470,12 @@ func (v *verifier) tile(level int, index uint64, partial uint8) error {
 	if len(data) > len(want)*32 && len(data) == maxTile { // the full one
 		data = data[:len(want)*32]
 	}
-	if !equalHashes(data, want) {
+	var entries, tiles []Hash
+	for _, n := range want {
+		entries, tiles = append(entries, n.entries), append(tiles, n.tiles)
+	}
+	// At level 0 the bundle compared the tile: what differs was noted there.
+	if !equalHashes(data, entries) && !equalHashes(data, tiles) {
 		return v.found(Altered, path, "not the hashes that the entries have")
 	}
 	return nil
@@ -637,6 +657,9 @@ func (v *verifier) own(path string) error {
 		t, err := NewTrust(keys, nil, 0)
 		if err != nil {
 			return v.found(Altered, path, "%v", err)
+		}
+		if string(raw) != strings.Join(keys, "\n")+"\n" {
+			return v.found(Altered, path, "not one key to a line")
 		}
 		if t.Origin() != v.trust.Origin() {
 			return v.found(Altered, path, "keys of %s, want those of %s", t.Origin(), v.trust.Origin())
