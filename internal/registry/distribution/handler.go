@@ -458,8 +458,13 @@ func created(w *response, q *Request) {
 // upload. So a repository that the caller may not read is as one without the
 // blob, and nobody learns what is in it.
 func (h *handler) mountBlob(w *response, r *http.Request, q *Request, a audit.Actor) error {
-	if q.From == "" || h.visible(r, q.From) {
-		mounted, err := h.opt.Registry.Mount(r.Context(), q.Repository, q.Digest, q.From, a)
+	from := q.From
+	// What is here already needs no other repository.
+	if _, err := h.opt.Registry.BlobSize(r.Context(), q.Repository, q.Digest); err == nil {
+		from = q.Repository
+	}
+	if from != "" && (from == q.Repository || h.visible(r, from)) {
+		mounted, err := h.opt.Registry.Mount(r.Context(), q.Repository, q.Digest, from, a)
 		if e, ok := errors.AsType[*registry.Error](err); ok && (e.Code == registry.BlobUnknown || e.Code == registry.NameUnknown) {
 			mounted, err = false, nil
 		}
