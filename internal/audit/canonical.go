@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"twinhull.dev/twinhull/internal/evidence/strictjson"
+	"twinhull.dev/twinhull/internal/oci"
 )
 
 // MaxEntry is the largest entry in bytes: its length has sixteen bits
@@ -112,12 +113,13 @@ func (e Entry) Validate() error {
 	}
 	digests := append(slices.Clone(e.Digests), e.Claims...)
 	for _, m := range e.Moves {
-		if m.Tag == "" || m.To == "" {
+		if m.Tag == "" || m.From == "" && m.To == "" {
 			return bad("a move without a tag or a digest")
 		}
-		digests = append(digests, m.To)
-		if m.From != "" {
-			digests = append(digests, m.From)
+		for _, d := range []oci.Digest{m.From, m.To} {
+			if d != "" {
+				digests = append(digests, d)
+			}
 		}
 	}
 	if slices.Contains(digests, "") {

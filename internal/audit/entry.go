@@ -70,11 +70,12 @@ type Object struct {
 	Digest     oci.Digest `json:"digest,omitempty"`
 }
 
-// Move is a tag that points elsewhere; From is "" for a new one.
+// Move is a tag that points elsewhere; From is "" for a new one, To for one that
+// is gone because the only image that it could point to was erased.
 type Move struct {
 	Tag  string     `json:"tag"`
 	From oci.Digest `json:"from,omitempty"`
-	To   oci.Digest `json:"to"`
+	To   oci.Digest `json:"to,omitempty"`
 }
 
 // Timestamp writes a time as entries hold it.
