@@ -434,7 +434,7 @@ func sendErasure(ctx context.Context, env *Env, path string, sign func(release.O
 		return err
 	}
 	var f eraseFile
-	if err := strictjson.UnmarshalLarge(raw, &f, 4<<20); err != nil {
+	if err := strictjson.Unmarshal(raw, &f); err != nil {
 		return Refusedf("%s: %w", path, err)
 	}
 	ref, err := oci.ParseRef(f.Order.Repository)

@@ -120,6 +120,10 @@ func (h *history) moves(v catalog.Version, d oci.Digest) []audit.Move {
 	return out
 }
 
+// maxDigests bounds what an entry of the audit log names. What is beyond is not
+// looked for by Compare.
+const maxDigests = 400
+
 // keyed locks by name.
 type keyed struct {
 	mu    sync.Mutex
@@ -222,7 +226,7 @@ func (s *Service) releaseTo(ctx context.Context, c checked, req Request, actor a
 		return nil, s.refused(ctx, req, c, actor, j, nil, err)
 	}
 	e := s.entry(j, c, actor, audit.Object{Repository: req.To, Tag: c.version.String(), Digest: c.digest}, w)
-	e.Moves, e.Digests = h.moves(c.version, c.digest), digests
+	e.Moves, e.Digests = h.moves(c.version, c.digest), digests[:min(len(digests), maxDigests)]
 	i, err := s.c.Log.Append(ctx, e)
 	if err != nil {
 		return nil, withID(undecided(err), c.id)
@@ -470,4 +474,41 @@ func (s *Service) Compare(ctx context.Context, to string, actor audit.Actor) (*C
 	}
 	out.Entry = &i
 	return out, nil
+}
+
+// EntriesOf reads the entries of the server's own log: those that a checkpoint
+// covers, and the newest that none covers yet.
+func EntriesOf(l *audit.Log) Entries {
+	return func(ctx context.Context, from uint64, f func(uint64, audit.Entry) error) error {
+		r := l.Reader()
+		c, err := r.Checkpoint(ctx)
+		if err != nil {
+			return err
+		}
+		for rec, err := range r.Entries(ctx, c, from, c.Size) {
+			if err != nil {
+				return err
+			}
+			if rec.Err != nil {
+				continue // of a later version of this program
+			}
+			if err := f(rec.Index, rec.Entry); err != nil {
+				return err
+			}
+		}
+		size, err := l.Size(ctx)
+		if err != nil {
+			return err
+		}
+		for i := max(from, c.Size); i < size; i++ {
+			e, err := l.Entry(ctx, i)
+			if err != nil {
+				return err
+			}
+			if err := f(i, e); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 }

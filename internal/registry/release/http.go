@@ -139,7 +139,7 @@ func post[T any](m *http.ServeMux, h *handler, name string, f func(*http.Request
 			return nil, problemf(http.StatusRequestEntityTooLarge, registry.SizeInvalid, BadRequest, "the request has more than %d bytes", maxBody)
 		}
 		var q T
-		if err := strictjson.UnmarshalLarge(body, &q, maxBody); err != nil {
+		if err := strictjson.Unmarshal(body, &q); err != nil {
 			return nil, bad("the request: %v", err)
 		}
 		return f(r, q)
