@@ -598,3 +598,13 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkVerify(b *testing.B) {
+	f := newFixture(b)
+	src := FS(f.files(b))
+	b.ResetTimer()
+	for range b.N {
+		mustVerify(b, src, f.trust, VerifyOptions{})
+	}
+	b.ReportMetric(float64(556*b.N)/b.Elapsed().Seconds(), "entries/s")
+}

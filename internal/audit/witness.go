@@ -98,15 +98,17 @@ func OpenWitness(opt WitnessOptions) (w *Witness, err error) {
 	if err := durable.MkdirAll(opt.Dir, 0o755); err != nil {
 		return nil, err
 	}
-	if w.unlock, err = tryLock(filepath.Join(opt.Dir, lockFile)); err != nil {
+	unlock, err := tryLock(filepath.Join(opt.Dir, lockFile))
+	if err != nil {
 		if errors.Is(err, ErrInUse) {
 			err = fmt.Errorf("%s: another witness uses this folder", opt.Dir)
 		}
 		return nil, err
 	}
+	w.unlock = unlock
 	defer func() {
 		if err != nil {
-			w.unlock()
+			unlock()
 		}
 	}()
 	if len(opt.Logs) == 0 {
