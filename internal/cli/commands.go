@@ -19,6 +19,7 @@ func Commands() []*Command {
 		rulesCommand(),
 		scanCommand(),
 		vulndbCommand(),
+		serveCommand(),
 		publishCommand(),
 		releaseCommand(),
 		revokeCommand(),

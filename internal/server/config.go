@@ -87,16 +87,22 @@ func (s S3) used() bool { return s != (S3{}) }
 // AuditLog is the log of decisions.
 type AuditLog struct {
 	Dir       string    // "": log in Data
-	Origin    string    // the log's name, for ever; "": the first of Hosts and "/log"
-	Witnesses []Witness // asked to sign each checkpoint
-	Quorum    int       // how many of them must have signed; 0: all
+	Name      string    // of this installation in a new log's origin, for ever; "": one is invented
+	Witnesses []Witness // asked to cosign each checkpoint
+	Quorum    int       // how many of them must have before it is published; 0: none must
+	Anchors   []string  // files of checkpoints known from elsewhere, which the log must cover
+
+	// Elsewhere says that another server of the same database and bucket has the
+	// log. This one then serves pushes and pulls; it releases, revokes, erases and
+	// collects nothing.
+	Elsewhere bool
 }
 
 // Witness is somebody who signs what he has seen of the log.
 type Witness struct {
-	Name string
+	Name string // for messages
 	URL  string
-	Key  string // its verifier key, as note.NewVerifier takes it
+	Key  string // its verifier key, NAME+HASH+KEY
 }
 
 // Access is who may do what. The zero Access allows nothing to anybody.
@@ -139,9 +145,8 @@ type Release struct {
 	Key          string
 	PasswordFile string // file with the key's password; "": TWINHULL_KEY_PASSWORD, or none
 
-	// Foreign are the repositories of other registries that a release may go to:
-	// HOST/NAME, with * for letters of one part and ** for any parts. Credentials
-	// are those of the Docker configuration.
+	// Foreign are the hosts of other registries that a release may go to, with
+	// ports as images are named. Credentials are those of the Docker configuration.
 	Foreign []string
 }
 
@@ -194,9 +199,11 @@ func (c Config) Check() error {
 			return err
 		}
 	}
-	for _, h := range c.Hosts {
-		if err := checkHost(h); err != nil {
-			return fmt.Errorf("hosts: %w", err)
+	for name, all := range map[string][]string{"hosts": c.Hosts, "release.foreign": c.Release.Foreign} {
+		for _, h := range all {
+			if err := checkHost(h); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
 		}
 	}
 	if p := c.Storage.Postgres; p.used() && (p.URLFile == "") == (p.URLVariable == "") {
@@ -208,6 +215,9 @@ func (c Config) Check() error {
 				return fmt.Errorf("storage.s3: %s is missing", name)
 			}
 		}
+	}
+	if c.Audit.Elsewhere && !(c.Storage.Postgres.used() && c.Storage.S3.used()) {
+		return fmt.Errorf("audit.elsewhere: is for several servers on one database and bucket: want storage.postgres and storage.s3")
 	}
 	if c.Audit.Quorum < 0 || c.Audit.Quorum > len(c.Audit.Witnesses) {
 		return fmt.Errorf("audit.quorum: %d of %d witnesses", c.Audit.Quorum, len(c.Audit.Witnesses))
@@ -253,6 +263,18 @@ func (c Config) logDir() string {
 		return c.Audit.Dir
 	}
 	return filepath.Join(c.Data, "log")
+}
+
+// host is the public name that summaries are signed for.
+func (c Config) host() string {
+	if len(c.Hosts) > 0 {
+		return c.Hosts[0]
+	}
+	host, port, _ := net.SplitHostPort(c.Listen)
+	if a, err := netip.ParseAddr(host); host == "" || err == nil && a.IsUnspecified() {
+		host = "localhost" // the only name that is sure to lead here
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // checkAddress tells whether an address is this machine's own only.

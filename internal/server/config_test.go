@@ -57,7 +57,7 @@ retention: {development: 3d, keep: [main, "release-*"], every: 0s}
 release:
   trust: trust.yaml
   key: awskms:///alias/x
-  foreign: [other.example/**]
+  foreign: [other.example]
 limits: {requests: 50.5, burst: 100, blob: 10GiB, shutdown: 1m}
 log: {format: json}
 `
@@ -80,7 +80,7 @@ func sampleConfig() Config {
 	}
 	c.Access.Proxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32")}
 	c.Retention.Development, c.Retention.Keep, c.Retention.Every = 72*time.Hour, []string{"main", "release-*"}, 0
-	c.Release = Release{Trust: "/etc/th/trust.yaml", Key: "awskms:///alias/x", Foreign: []string{"other.example/**"}}
+	c.Release = Release{Trust: "/etc/th/trust.yaml", Key: "awskms:///alias/x", Foreign: []string{"other.example"}}
 	c.Limits.Requests, c.Limits.Burst, c.Limits.Blob, c.Limits.Shutdown = 50.5, 100, 10<<30, time.Minute
 	c.Log.Format = "json"
 	return c

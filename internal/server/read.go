@@ -52,9 +52,11 @@ func keys(c *Config) []key {
 		flag("storage.s3.redirect", "clients fetch blobs from the bucket themselves", &c.Storage.S3.Redirect),
 
 		path("audit.dir", "folder of the audit log; default: log in data", &c.Audit.Dir),
-		text("audit.origin", "name of the log, for ever; default: the first host and /log", &c.Audit.Origin),
+		text("audit.name", "name of this installation in a new log's origin, for ever; default: one is invented", &c.Audit.Name),
 		custom("audit.witnesses", "who signs checkpoints: name: {url, key}", &c.Audit.Witnesses, readWitnesses, showWitnesses),
-		whole("audit.quorum", "how many witnesses must have signed; 0: all", 0, 64, &c.Audit.Quorum),
+		whole("audit.quorum", "how many witnesses must have signed before a checkpoint is published", 0, 64, &c.Audit.Quorum),
+		paths("audit.anchors", "files of checkpoints that are known from elsewhere: the log must cover them", &c.Audit.Anchors),
+		flag("audit.elsewhere", "another server of the same database and bucket has the log and releases", &c.Audit.Elsewhere),
 
 		flag("access.anonymousDevelopment", "everybody may pull from, push to and delete from development catalogs", &c.Access.AnonymousDevelopment),
 		path("access.users", "htpasswd file, bcrypt only", &c.Access.Users),
@@ -74,7 +76,7 @@ func keys(c *Config) []key {
 		path("release.vulnerabilities", "folder of the vulnerability database; without one nothing is released", &c.Release.Vulnerabilities),
 		keyRef("release.key", "private key file or key management reference; default: one that is made in data", &c.Release.Key),
 		path("release.passwordFile", "file with the key's password; default: TWINHULL_KEY_PASSWORD", &c.Release.PasswordFile),
-		texts("release.foreign", "repositories of other registries that releases may go to", &c.Release.Foreign),
+		texts("release.foreign", "hosts of other registries that releases may go to", &c.Release.Foreign),
 
 		number("limits.requests", "requests a second of one identity or address; 0: no limit", 0, 1e9, &c.Limits.Requests),
 		whole("limits.burst", "how many of them at once", 0, 1<<30, &c.Limits.Burst),
@@ -323,6 +325,17 @@ func text(name, doc string, to *string) key {
 func path(name, doc string, to *string) key {
 	k := text(name, doc, to)
 	k.read = func(r *reader, v project.YAML, key string) { *to = r.resolve(r.text(v, key)) }
+	return k
+}
+
+func paths(name, doc string, to *[]string) key {
+	k := texts(name, doc, to)
+	k.read = func(r *reader, v project.YAML, key string) {
+		*to = r.texts(v, key)
+		for i, s := range *to {
+			(*to)[i] = r.resolve(s)
+		}
+	}
 	return k
 }
 

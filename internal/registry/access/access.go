@@ -255,6 +255,13 @@ func (g Grants) Allows(id Identity, v Verb, repository string) bool {
 	return false
 }
 
+// Reads tells whether there is anything that the identity may pull.
+func (g Grants) Reads(id Identity) bool {
+	return slices.ContainsFunc(g.all, func(one grant) bool {
+		return id.isAmong(one.to) && slices.ContainsFunc(one.may, func(s Scope) bool { return s.Verb == Pull || s.Verb == Push })
+	})
+}
+
 // Judge returns nil when the identity may do it, else a *registry.Error:
 // Unauthorized for nobody in particular, who may sign in, Denied for others.
 //
@@ -276,7 +283,7 @@ func (g Grants) Judge(id Identity, v Verb, repository string) error {
 	case Operate:
 		what = "operate the server"
 	case Pull:
-		what = "pull from " + repository
+		what = "pull from " + cmp.Or(repository, "any repository")
 	case Push:
 		what = "push to " + repository
 	case Delete:

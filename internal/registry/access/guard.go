@@ -128,6 +128,9 @@ func (g *Guard) Judge(id Identity, v Verb, repository string) error {
 	return g.grants.Judge(id, v, repository)
 }
 
+// Reads is Grants.Reads for the configured grants.
+func (g *Guard) Reads(id Identity) bool { return g.grants.Reads(id) }
+
 // Knows tells whether there is anybody who could sign in.
 func (g *Guard) Knows() bool {
 	return len(g.passwords.users)+len(g.tokens)+len(g.issuers) > 0
