@@ -297,8 +297,13 @@ func (s *Service) send(ctx context.Context, j *judgement, w *written, to oci.Ref
 		}
 		digests = append(digests, d)
 	}
-	slices.Sort(digests)
-	return slices.Compact(digests), nil
+	// The images first: the list may be cut.
+	seen := map[oci.Digest]bool{}
+	return slices.DeleteFunc(digests, func(d oci.Digest) bool {
+		again := seen[d]
+		seen[d] = true
+		return again
+	}), nil
 }
 
 func (s *Service) repository(to oci.Ref) (name.Repository, error) {

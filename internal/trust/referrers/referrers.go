@@ -49,8 +49,8 @@ const MaxReferrers = 2000
 
 // Limits of what is read of one image.
 const (
-	maxTotal     = 256 << 20 // bytes of all claims, with their manifests
-	maxSays      = 200       // bytes of the type that a manifest says
+	maxTotal = 256 << 20 // bytes of all claims, with their manifests
+	maxSays  = 200       // bytes of the type that a manifest says
 )
 
 // MaxDocument is the largest document beside a claim that Document reads, in
