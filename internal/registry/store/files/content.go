@@ -40,6 +40,7 @@ type content struct {
 
 	mu      sync.Mutex
 	working map[string]*upload // what this process knows of uploads, by identifier
+	made    map[string]bool    // folders of blobs that are durable
 }
 
 // upload is what is known beside its file.
@@ -52,12 +53,18 @@ type upload struct {
 }
 
 func openContent(dir string, readOnly bool) (*content, error) {
-	c := &content{dir: dir, readOnly: readOnly, working: map[string]*upload{}}
+	c := &content{dir: dir, readOnly: readOnly, working: map[string]*upload{}, made: map[string]bool{}}
 	c.folders = folders{sync: durable.SyncDir, all: map[string]*folder{}}
 	c.buffers.New = func() any { return new([bufferSize]byte) }
 	if !readOnly {
 		for _, a := range algorithms {
-			if err := makeFolders(filepath.Join(dir, "blobs", string(a))); err != nil {
+			if err := durable.MkdirAll(filepath.Join(dir, "blobs", string(a)), 0o750); err != nil {
+				return nil, err
+			}
+		}
+		// Who made them may not have come so far.
+		for _, d := range []string{dir, filepath.Join(dir, "blobs")} {
+			if err := durable.SyncDir(d); err != nil {
 				return nil, err
 			}
 		}
@@ -74,34 +81,27 @@ func openContent(dir string, readOnly bool) (*content, error) {
 	return c, nil
 }
 
-// makeFolders makes the folders 00 to ff, once, so that no Commit has to.
-func makeFolders(dir string) error {
-	if err := durable.MkdirAll(dir, 0o750); err != nil {
-		return err
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	there := map[string]bool{}
-	for _, e := range entries {
-		there[e.Name()] = true
-	}
-	made := false
-	for i := range 256 {
-		name := fmt.Sprintf("%02x", i)
-		if there[name] {
-			continue
-		}
-		if err := os.Mkdir(filepath.Join(dir, name), 0o750); err != nil {
-			return err
-		}
-		made = true
-	}
-	if !made {
+// makeFolder makes the folder that content of a digest goes to, when it is first
+// needed in this process. It is durable for everybody who goes on from here.
+func (c *content) makeFolder(d oci.Digest) error {
+	dir := filepath.Dir(c.path(d))
+	c.mu.Lock()
+	made := c.made[dir]
+	c.mu.Unlock()
+	if made {
 		return nil
 	}
-	return durable.SyncDir(dir)
+	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	// Also when it was there: who made it may not have come so far.
+	if err := c.folders.syncDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.made[dir] = true
+	return nil
 }
 
 // path is where content lies, of a digest that was checked.
@@ -169,9 +169,13 @@ func (c *content) Delete(ctx context.Context, ds ...oci.Digest) error {
 		}
 		path := c.path(d)
 		switch err := os.Remove(path); {
-		case err == nil, errors.Is(err, fs.ErrNotExist):
-			// Absent, perhaps since a moment ago: durable for this caller, too.
+		case err == nil:
 			changed[filepath.Dir(path)] = true
+		case errors.Is(err, fs.ErrNotExist):
+			// Perhaps since a moment ago: durable for this caller, too.
+			if _, err := os.Lstat(filepath.Dir(path)); err == nil {
+				changed[filepath.Dir(path)] = true
+			}
 		default:
 			errs = append(errs, fmt.Errorf("delete content %s: %w", d, explain(err)))
 		}
@@ -247,6 +251,9 @@ func (c *content) copyOne(ctx context.Context, to *content, d oci.Digest) error 
 		return err
 	}
 	defer from.Content.Close()
+	if err := to.makeFolder(d); err != nil {
+		return err
+	}
 	out, err := durable.CreateIn(filepath.Join(to.dir, "tmp"), to.path(d), 0o640)
 	if err != nil {
 		return err
@@ -472,6 +479,9 @@ func (u uploads) Commit(ctx context.Context, id string, d oci.Digest) (int64, er
 		return 0, uploadError(id, err)
 	}
 	path := u.path(d)
+	if err := u.makeFolder(d); err != nil {
+		return 0, uploadError(id, err)
+	}
 	if !there {
 		if err := u.link(u.uploadPath(id, d), path, size); err != nil {
 			return 0, uploadError(id, err)
