@@ -232,6 +232,7 @@ func (o *publishOptions) push(ctx context.Context, env *Env, c *claimed, zone oc
 	if err := send(c.root, ref); err != nil {
 		return out, err
 	}
+	opt.Report = nil // the rest is small
 	for _, s := range c.subjects() {
 		list, err := c.place.List(ctx, s.Digest)
 		if err != nil {

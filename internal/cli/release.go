@@ -87,7 +87,7 @@ func (o *releaseOptions) run(ctx context.Context, env *Env, image, version strin
 	}
 	task := env.Progress.Task("releasing "+ref.Host+"/"+ref.Name+":"+version, 0)
 	a, err := c.Release(ctx, q)
-	task.Done(err)
+	task.Done(nil) // what was refused is told below
 	if err != nil {
 		return o.failed(env, err, q)
 	}
