@@ -11,6 +11,7 @@ import (
 	"twinhull.dev/twinhull/internal/audit"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/registry"
+	"twinhull.dev/twinhull/internal/registry/catalog"
 )
 
 // CheckOptions says how much is checked.
@@ -153,7 +154,9 @@ func (s *Server) compareLog(ctx context.Context) (out []registry.Problem, err er
 			return nil, err
 		}
 		for _, n := range some {
-			names[n] = true
+			if class, _ := catalog.Of(n); class == catalog.Production {
+				names[n] = true
+			}
 		}
 		if !more || len(some) == 0 {
 			break
