@@ -287,6 +287,17 @@ func (c *checking) leak(tx store.Reader, kind, repo, name string) error {
 	if _, ok := c.due[kind+repo+"\x00"+name]; ok {
 		return nil
 	}
+	// What belongs to something is looked at when that goes.
+	if above, err := anyOf(tx, key(kParent, repo, name, "")); err != nil || above {
+		return err
+	}
+	if f, _, err := get[facts](tx, key(kFacts, repo, name)); err != nil {
+		return err
+	} else if f.Subject != "" {
+		if above, err := has(tx, key(kFacts, repo, string(f.Subject))); err != nil || above {
+			return err
+		}
+	}
 	dk := dueKey(c.now, kind, repo, name)
 	c.problem(Leak, repo, name, "have the next collection look at it", func(tx store.Transaction) error { return tx.Put(dk, nil) }, "no collection would look at it")
 	return nil

@@ -61,6 +61,8 @@ const (
 	leastBatch = 16
 	mostBatch  = 400 // whose digests fit an entry of the audit log
 	batchTime  = 15 * time.Millisecond
+
+	mostDeleted = 2000 // contents at once
 )
 
 // item is something whose time to be looked at has come.
@@ -81,6 +83,7 @@ func (r *Registry) Collect(ctx context.Context, dryRun bool) (Collected, error) 
 		return out, err
 	}
 	after := []byte(nil)
+	var gone []oci.Digest // contents that nobody has any more
 	for batch := leastBatch; ; {
 		if err := ctx.Err(); err != nil {
 			return out, err
@@ -111,16 +114,26 @@ func (r *Registry) Collect(ctx context.Context, dryRun bool) (Collected, error) 
 			}
 			continue
 		}
-		began := time.Now()
-		if err := r.collect(ctx, items, now, &out); err != nil {
+		took, freed, err := r.collect(ctx, items, now, &out)
+		if err != nil {
 			return out, err
 		}
-		switch took := time.Since(began); {
+		// Many at once share the waiting for the disk.
+		if gone = append(gone, freed...); len(gone) >= mostDeleted {
+			if err := r.wipe(ctx, gone, &out); err != nil {
+				return out, err
+			}
+			gone = nil
+		}
+		switch {
 		case took > 2*batchTime:
 			batch = max(batch/2, leastBatch)
 		case took < batchTime:
 			batch = min(batch*2, mostBatch)
 		}
+	}
+	if err := r.wipe(ctx, gone, &out); err != nil {
+		return out, err
 	}
 	if err := r.abandonedUploads(ctx, now, dryRun, &out); err != nil {
 		return out, err
@@ -230,8 +243,9 @@ func (r *Registry) garbage(tx store.Reader, it item, now time.Time) (*Removed, t
 var server = audit.Actor{Name: "server", Method: "server"}
 
 // collect decides about items, tells the audit log, and removes what is still
-// garbage in the transaction that removes it.
-func (r *Registry) collect(ctx context.Context, items []item, now time.Time, out *Collected) error {
+// garbage in the transaction that removes it. It returns how long others may have
+// waited for that transaction, and contents whose bytes are to be deleted.
+func (r *Registry) collect(ctx context.Context, items []item, now time.Time, out *Collected) (took time.Duration, gone []oci.Digest, err error) {
 	var going []Removed
 	if err := r.store.Records.View(ctx, func(tx store.Reader) error {
 		going = nil
@@ -246,7 +260,7 @@ func (r *Registry) collect(ctx context.Context, items []item, now time.Time, out
 		}
 		return nil
 	}); err != nil {
-		return err
+		return 0, nil, err
 	}
 	if len(going) > 0 && r.opt.Log != nil {
 		e := audit.Entry{Type: audit.EntryType, ID: rand.Text(), Time: audit.Timestamp(now), Action: audit.Collect, Actor: server, Verdict: "allowed",
@@ -259,12 +273,13 @@ func (r *Registry) collect(ctx context.Context, items []item, now time.Time, out
 			}
 		}
 		if _, err := r.opt.Log.Append(ctx, e); err != nil {
-			return &Error{Code: Unavailable, Message: "nothing is deleted that the audit log does not know", Err: err}
+			return 0, nil, &Error{Code: Unavailable, Message: "nothing is deleted that the audit log does not know", Err: err}
 		}
 	}
 	var removed []Removed
-	var gone []oci.Digest
-	err := r.store.Records.Update(ctx, func(tx store.Transaction) error {
+	err = r.store.Records.Update(ctx, func(tx store.Transaction) error {
+		began := time.Now()
+		defer func() { took = time.Since(began) }()
 		removed, gone = nil, nil
 		for _, it := range items {
 			if err := tx.Delete(it.key); err != nil {
@@ -308,7 +323,7 @@ func (r *Registry) collect(ctx context.Context, items []item, now time.Time, out
 		return nil
 	})
 	if err != nil {
-		return err
+		return took, nil, err
 	}
 	var sum int64
 	for _, x := range removed {
@@ -318,12 +333,15 @@ func (r *Registry) collect(ctx context.Context, items []item, now time.Time, out
 	if r.opt.Metrics != nil && len(removed) > 0 {
 		r.opt.Metrics.Collected("records", len(removed), sum)
 	}
-	if len(gone) > 0 {
-		if err := r.deleteContent(ctx, gone...); err != nil && !errors.Is(err, errDeleting) {
-			return err
-		}
-		out.Contents += len(gone)
+	return took, gone, nil
+}
+
+// wipe deletes contents' bytes.
+func (r *Registry) wipe(ctx context.Context, gone []oci.Digest, out *Collected) error {
+	if err := r.deleteContent(ctx, gone...); err != nil && !errors.Is(err, errDeleting) {
+		return err
 	}
+	out.Contents += len(gone)
 	return nil
 }
 

@@ -421,8 +421,11 @@ func (tx *transaction) Delete(key []byte) error {
 func (tx *transaction) change(key []byte, c change) {
 	n := len(tx.changes)
 	tx.changes[string(key)] = c
-	if len(tx.changes) > n {
-		tx.sorted = nil
+	// What was sorted stays sorted: a long transaction that scans between its changes
+	// would otherwise sort them all each time.
+	if len(tx.changes) > n && tx.sorted != nil {
+		i := sort.SearchStrings(tx.sorted, string(key))
+		tx.sorted = slices.Insert(tx.sorted, i, string(key))
 	}
 	tx.bytes += len(key) + len(c.sealed)
 }
