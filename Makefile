@@ -34,7 +34,7 @@ install: build ## install the program and its manual below PREFIX (/usr/local)
 	bin/twinhull man $(DESTDIR)$(PREFIX)/share/man/man1
 
 .PHONY: demo
-demo: build ## build both images of examples/node-api, run one, compare them
+demo: build ## build both images of examples/node-api, run one, release it, and try to get the other in
 	@bin/twinhull demo
 
 .PHONY: test

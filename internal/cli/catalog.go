@@ -9,10 +9,14 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"twinhull.dev/twinhull/internal/evidence"
+	"twinhull.dev/twinhull/internal/evidence/summary"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/registry/catalog"
 	"twinhull.dev/twinhull/internal/registry/release"
 	"twinhull.dev/twinhull/internal/registry/release/client"
+	"twinhull.dev/twinhull/internal/trust"
+	"twinhull.dev/twinhull/internal/trust/referrers"
 )
 
 func catalogCommand() *Command {
@@ -21,7 +25,7 @@ func catalogCommand() *Command {
 		Long: `A server of this program keeps each project in three catalogs: NAME/dev for
 development images, NAME/candidate for production images that are not released
 yet, and NAME, which is permanent.`,
-		Sub: []*Command{catalogList(), catalogVersions(), catalogTags(), catalogHistory(), catalogWhy(), catalogPin(true), catalogPin(false), catalogCollect(), catalogCompare()},
+		Sub: []*Command{catalogList(), catalogVersions(), catalogTags(), catalogHistory(), catalogWhy(), catalogPin(true), catalogPin(false), catalogCollect(), catalogCompare(), catalogAnchor()},
 	}
 }
 
@@ -314,4 +318,86 @@ Exits with 1 when something differs.`,
 			return nil
 		},
 	}
+}
+
+func catalogAnchor() *Command {
+	var key, policy string
+	return &Command{
+		Name: "anchor", Args: "HOST/NAME:VERSION", Min: 1, Max: 1, Short: "print the audit log's checkpoint that a release holds",
+		Long: `Prints the signed checkpoint of the server's audit log in the verification summary
+of a release: what the log was then. Kept elsewhere, it is an anchor for
+` + "`twinhull audit verify`" + `: the log cannot take back what it covers. The summary is
+believed by --key or --trust; without them by the key that the server names now,
+which says nothing against the server itself.`,
+		Examples: "twinhull catalog anchor registry.example/shop/api:1.4.2 --key server.pub > 1.4.2.checkpoint\ntwinhull audit verify --registry registry.example --anchor 1.4.2.checkpoint",
+		Flags: func(f *pflag.FlagSet) {
+			f.StringVar(&policy, "trust", "", "trust policy `FILE`: who may make summaries")
+			f.StringVar(&key, "key", "", "public key `FILE` of the server")
+		},
+		Run: func(ctx context.Context, env *Env, args []string) error {
+			var believed *trust.Policy
+			if policy != "" || key != "" {
+				var err error
+				if believed, err = whomToBelieve(env, policy, key); err != nil {
+					return err
+				}
+			}
+			raw, err := anchorOf(ctx, env, args[0], believed)
+			if err != nil {
+				return err
+			}
+			_, err = env.Stdout.Write(raw)
+			return err
+		},
+	}
+}
+
+// anchorOf is the checkpoint in the newest believed summary of an image. A nil
+// policy believes the key that the server names.
+func anchorOf(ctx context.Context, env *Env, arg string, believed *trust.Policy) ([]byte, error) {
+	c, err := openClaimed(ctx, env, arg, "", oci.Platform{})
+	if err != nil {
+		return nil, undecided(err)
+	}
+	if !c.remote {
+		return nil, Usagef("%s: want HOST/NAME:VERSION", arg)
+	}
+	if believed == nil {
+		_, from, err := repositoryArg(arg)
+		if err != nil {
+			return nil, err
+		}
+		s, err := from.Server(ctx)
+		if err != nil {
+			return nil, serverError(err, "")
+		}
+		k, err := trust.ReadPublic([]byte(s.PublicKey))
+		if err != nil {
+			return nil, err
+		}
+		if believed, err = trust.KeyPolicy(k); err != nil {
+			return nil, err
+		}
+	}
+	found, err := referrers.Claims(ctx, c.place, c.root.Digest)
+	if err != nil {
+		return nil, undecided(err)
+	}
+	var newest summary.Predicate
+	for _, f := range found {
+		if f.Err != nil {
+			continue
+		}
+		o, err := trust.Open(f.Bundle, c.root.Digest, believed, c.repository, env.Now())
+		if err != nil || o.Kind() != evidence.Summary {
+			continue
+		}
+		if p, err := summary.Parse(o.Predicate()); err == nil && p.Log != nil && p.TimeVerified >= newest.TimeVerified {
+			newest = p
+		}
+	}
+	if newest.Log == nil {
+		return nil, Refusedf("no believed summary of %s holds a checkpoint", arg)
+	}
+	return []byte(newest.Log.Checkpoint), nil
 }

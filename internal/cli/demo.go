@@ -40,20 +40,25 @@ func demoCommand() *Command {
 	var calls []string
 	return &Command{
 		Name: "demo", Args: "[PROJECT]", Max: 1,
-		Short: "build both images of an example, run one and compare them",
+		Short: "build both images of an example, run, compare and release them",
 		Long: `Copies a project into the cache folder, locks it anew, builds both images, runs
 the production image on a free port of 127.0.0.1, calls its health and
 readiness paths and the requests given with --call, and stops it. Then it reads
 the files of both images and prints what each of them holds.
+
+At last it serves a registry on a free port of 127.0.0.1, publishes both images,
+releases the production one as 1.0.0, tries at every door to get the development
+image into production, and verifies the server's audit log from its files. The
+registry's folder is removed.
 
 Without PROJECT it takes examples/node-api of the checkout that it is in.
 
 The copy is locked anew because an archive drops superseded versions: a lock
 that is some weeks old can be built from a vault, but not from a mirror.
 
-Exits with 1 when the application does not answer, when it does not stop, or
-when the production image has a shell, a package manager or a compiler, or runs
-as root.`,
+Exits with 1 when the application does not answer, when it does not stop, when
+the production image has a shell, a package manager or a compiler, or runs as
+root, or when a door is open.`,
 		Examples: "twinhull demo\ntwinhull demo . --call 'GET /version' --call 'POST /items {\"name\": \"a\"}'",
 		Flags: func(f *pflag.FlagSet) {
 			f.StringArrayVar(&calls, "call", nil, "call `\"METHOD PATH [JSON]\"` of the application; may be repeated")
@@ -160,7 +165,10 @@ func (d *demo) run(ctx context.Context) error {
 	if facts[1].Root {
 		errs = append(errs, Refusedf("the production image runs as root"))
 	}
-	return errors.Join(errs...)
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	return d.registry(ctx)
 }
 
 // command runs another command in the copy, as it would be typed there.
