@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -17,9 +18,9 @@ import (
 var errGone = errors.New("the client has gone")
 
 // sendChunk is how many bytes of a file are sent before the deadline is renewed:
-// few enough for a slow client, which then needs 9 KB/s with the default stall of
-// a minute; so many that renewing costs nothing.
-const sendChunk = 512 << 10
+// few enough for a slow client, which needs 18 kB/s with the default stall of a
+// minute; so many that renewing costs nothing.
+const sendChunk = 1 << 20
 
 // response counts what is answered and keeps the client moving. It hides nothing
 // of the http.ResponseWriter that matters: files still go out by sendfile, which
@@ -56,40 +57,32 @@ func (w *response) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// ReadFrom sends a file in chunks, each with its deadline.
+// ReadFrom sends a file in chunks, each with its deadline. Other content goes
+// through Write.
 func (w *response) ReadFrom(src io.Reader) (sent int64, err error) {
+	// sendfile is reached only through one io.LimitedReader around an *os.File
+	// (package internal/poll), so that of the caller is opened.
+	lr, ok := src.(*io.LimitedReader)
+	if !ok {
+		lr = &io.LimitedReader{R: src, N: math.MaxInt64}
+	}
+	rf, ok := w.ResponseWriter.(io.ReaderFrom)
+	if _, file := lr.R.(*os.File); !ok || !file {
+		return io.Copy(struct{ io.Writer }{w}, src)
+	}
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
-	rf, ok := w.ResponseWriter.(io.ReaderFrom)
-	if !ok {
-		return io.Copy(struct{ io.Writer }{w}, src)
-	}
-	// sendfile is reached only through one io.LimitedReader around an *os.File
-	// (package internal/poll), so that of the caller is opened.
-	left := int64(-1)
-	if lr, ok := src.(*io.LimitedReader); ok {
-		src, left = lr.R, lr.N
-		defer func() { lr.N -= sent }()
-	}
-	for left != 0 {
-		n := int64(sendChunk)
-		if left > 0 {
-			n = min(n, left)
-		}
+	for lr.N > 0 {
 		w.renew()
-		part := io.LimitedReader{R: src, N: n}
-		m, err := rf.ReadFrom(&part)
-		sent += m
-		w.written += m
-		if left > 0 {
-			left -= m
-		}
-		if err != nil {
+		part := io.LimitedReader{R: lr.R, N: min(sendChunk, lr.N)}
+		want := part.N
+		n, err := rf.ReadFrom(&part)
+		sent += n
+		lr.N -= n
+		w.written += n
+		if err != nil || n < want { // an error, or the file's end
 			return sent, err
-		}
-		if m < n {
-			return sent, nil // the source has ended
 		}
 	}
 	return sent, nil
