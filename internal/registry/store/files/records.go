@@ -12,8 +12,6 @@ import (
 	"iter"
 	"runtime"
 	"runtime/debug"
-	"slices"
-	"sort"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,6 +20,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"twinhull.dev/twinhull/internal/registry/store"
+	"twinhull.dev/twinhull/internal/registry/store/overlay"
 )
 
 // The buckets of the file, and what it says about itself.
@@ -208,21 +207,21 @@ func (r *records) takeTurn(ctx context.Context, f func(store.Transaction) error)
 		}
 	}
 	b := r.batch
-	tx := &transaction{reader: reader{r.path, b.bucket}, changes: map[string]change{}}
-	if err := r.run(f, tx); err != nil || len(tx.changes) == 0 {
+	tx := overlay.Over(&reader{r.path, b.bucket})
+	if err := r.run(f, tx); err != nil || tx.Empty() {
 		if b.n == 0 {
 			return nil, err
 		}
 		return b, err
 	}
 	b.n++
-	if err := tx.apply(b); err != nil && b.failed == nil {
+	if err := b.apply(r.path, tx); err != nil && b.failed == nil {
 		b.failed = err // halfway in: nobody's can be committed
 	}
 	return b, nil
 }
 
-func (r *records) run(f func(store.Transaction) error, tx *transaction) (err error) {
+func (r *records) run(f func(store.Transaction) error, tx *overlay.Transaction) (err error) {
 	old := debug.SetPanicOnFault(true)
 	defer func() {
 		debug.SetPanicOnFault(old)
@@ -320,186 +319,50 @@ func (r *reader) Get(key []byte) (value []byte, ok bool, err error) {
 
 func (r *reader) Scan(prefix, after []byte) iter.Seq2[store.Record, error] {
 	return func(yield func(store.Record, error) bool) {
-		c := r.cursor(prefix, after)
-		for c.key != nil {
-			if !yield(store.Record{Key: c.key, Value: c.value}, nil) {
-				return
-			}
-			c.next()
+		var c *bolt.Cursor
+		step := func() (k, sealed []byte) {
+			c = r.bucket.Cursor()
+			return c.Seek(overlay.First(prefix, after))
 		}
-		if c.err != nil {
-			yield(store.Record{}, c.err)
-		}
-	}
-}
-
-// cursor goes through a range; key is nil at its end, and after an error.
-type cursor struct {
-	path       string
-	c          *bolt.Cursor
-	prefix     []byte
-	key, value []byte
-	err        error
-}
-
-func (r *reader) cursor(prefix, after []byte) *cursor {
-	c := &cursor{path: r.path, prefix: prefix}
-	c.move(func() ([]byte, []byte) {
-		c.c = r.bucket.Cursor()
-		if after == nil || bytes.Compare(after, prefix) < 0 {
-			return c.c.Seek(prefix)
-		}
-		k, v := c.c.Seek(after)
-		if bytes.Equal(k, after) {
-			return c.c.Next()
-		}
-		return k, v
-	})
-	return c
-}
-
-func (c *cursor) next() { c.move(c.c.Next) }
-
-func (c *cursor) move(step func() (k, sealed []byte)) {
-	c.err = guard(c.path, func() (err error) {
-		var sealed []byte
-		c.key, sealed = step()
-		if c.key == nil || !bytes.HasPrefix(c.key, c.prefix) {
-			c.key = nil
-			return nil
-		}
-		c.value, err = open(c.key, sealed)
-		return err
-	})
-	if c.err != nil {
-		c.key = nil
-	}
-}
-
-// transaction is an overlay over what the batch has so far.
-type transaction struct {
-	reader
-	changes map[string]change
-	sorted  []string // the keys of changes; nil: not sorted yet
-	bytes   int
-}
-
-type change struct {
-	sealed []byte // nil: deleted
-}
-
-func (tx *transaction) Get(key []byte) ([]byte, bool, error) {
-	if c, ok := tx.changes[string(key)]; ok {
-		return c.value(), c.sealed != nil, nil
-	}
-	return tx.reader.Get(key)
-}
-
-func (c change) value() []byte {
-	if c.sealed == nil {
-		return nil
-	}
-	n := len(c.sealed) - sealSize
-	return c.sealed[:n:n]
-}
-
-func (tx *transaction) Put(key, value []byte) error {
-	if err := store.CheckRecord(key, value); err != nil {
-		return err
-	}
-	tx.change(key, change{seal(key, value)})
-	return nil
-}
-
-func (tx *transaction) Delete(key []byte) error {
-	if len(key) > 0 {
-		tx.change(key, change{})
-	}
-	return nil
-}
-
-func (tx *transaction) change(key []byte, c change) {
-	n := len(tx.changes)
-	tx.changes[string(key)] = c
-	// What was sorted stays sorted: a long transaction that scans between its changes
-	// would otherwise sort them all each time.
-	if len(tx.changes) > n && tx.sorted != nil {
-		i := sort.SearchStrings(tx.sorted, string(key))
-		tx.sorted = slices.Insert(tx.sorted, i, string(key))
-	}
-	tx.bytes += len(key) + len(c.sealed)
-}
-
-func (tx *transaction) keys() []string {
-	if tx.sorted == nil {
-		tx.sorted = make([]string, 0, len(tx.changes))
-		for k := range tx.changes {
-			tx.sorted = append(tx.sorted, k)
-		}
-		slices.Sort(tx.sorted)
-	}
-	return tx.sorted
-}
-
-// Scan merges the transaction's own changes with what lies below.
-func (tx *transaction) Scan(prefix, after []byte) iter.Seq2[store.Record, error] {
-	if len(tx.changes) == 0 {
-		return tx.reader.Scan(prefix, after)
-	}
-	return func(yield func(store.Record, error) bool) {
-		own := tx.keys()
-		from := string(prefix)
-		if after != nil && string(after) >= from {
-			from = string(after) + "\x00" // the next key that there can be
-		}
-		own = own[sort.SearchStrings(own, from):]
-		below := tx.cursor(prefix, after)
 		for {
-			mine := len(own) > 0 && strings.HasPrefix(own[0], string(prefix))
 			var rec store.Record
-			switch {
-			case below.err != nil:
-				yield(store.Record{}, below.err)
-				return
-			case mine && (below.key == nil || own[0] <= string(below.key)):
-				c := tx.changes[own[0]]
-				rec = store.Record{Key: []byte(own[0]), Value: c.value()}
-				if own[0] == string(below.key) {
-					below.next()
+			err := guard(r.path, func() (err error) {
+				k, sealed := step()
+				if k == nil || !bytes.HasPrefix(k, prefix) {
+					return nil
 				}
-				own = own[1:]
-				if c.sealed == nil {
-					continue
-				}
-			case below.key != nil:
-				rec = store.Record{Key: below.key, Value: below.value}
-				below.next()
-			default:
+				rec.Key = k
+				rec.Value, err = open(k, sealed)
+				return err
+			})
+			if err != nil {
+				yield(store.Record{}, err)
 				return
 			}
-			if !yield(rec, nil) {
+			if rec.Key == nil || !yield(rec, nil) {
 				return
 			}
+			step = c.Next
 		}
 	}
 }
 
-// apply writes the changes into the batch.
-func (tx *transaction) apply(b *batch) error {
-	return guard(tx.path, func() error {
-		for _, k := range tx.keys() {
-			c := tx.changes[k]
+// apply writes a transaction's changes into the batch.
+func (b *batch) apply(path string, tx *overlay.Transaction) error {
+	return guard(path, func() error {
+		for k, v := range tx.Changes() {
+			key := []byte(k)
 			var err error
-			if c.sealed == nil {
-				err = b.bucket.Delete([]byte(k))
+			if v == nil {
+				err = b.bucket.Delete(key)
 			} else {
-				err = b.bucket.Put([]byte(k), c.sealed)
+				err = b.bucket.Put(key, seal(key, v))
 			}
 			if err != nil {
-				return fmt.Errorf("%s: %w", tx.path, err)
+				return fmt.Errorf("%s: %w", path, err)
 			}
 		}
-		b.bytes += tx.bytes
+		b.bytes += tx.Bytes()
 		return nil
 	})
 }
