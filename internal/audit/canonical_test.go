@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -25,13 +26,28 @@ func full(t testing.TB) []byte {
 
 func TestCanonical(t *testing.T) {
 	data := full(t)
-	// By the reference implementation of RFC 8785.
-	want, err := jsoncanonicalizer.Transform(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), string(data)); d != "" {
-		t.Error(d)
+	// By the reference implementation of RFC 8785, from what encoding/json writes:
+	// no field is missing, also in entries that lack most.
+	all := sample("request 1")
+	all.Type, all.Time = EntryType, "2026-11-22T18:04:05.5Z"
+	eachField(t, reflect.ValueOf(all), "entry")
+	few := Entry{Type: EntryType, ID: "x", Time: all.Time, Action: Collect, Verdict: Refused, Actor: Actor{Name: "n"}, Reasons: []string{}, Detail: map[string]string{}}
+	for _, e := range []Entry{all, few} {
+		plain, err := json.Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := jsoncanonicalizer.Transform(plain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(string(want), string(got)); d != "" {
+			t.Error(d)
+		}
 	}
 	if strings.Contains(string(data), `\u003c`) || strings.Contains(string(data), `\u2028`) {
 		t.Errorf("escaped more than RFC 8785 does: %s", data)
@@ -47,6 +63,21 @@ func TestCanonical(t *testing.T) {
 	again, err := Marshal(e)
 	if err != nil || !bytes.Equal(again, data) {
 		t.Errorf("%s, %v", again, err)
+	}
+}
+
+// eachField wants the sample to have everything that an entry can have.
+func eachField(t *testing.T, v reflect.Value, path string) {
+	t.Helper()
+	switch {
+	case v.IsZero():
+		t.Errorf("the sample has no %s", path)
+	case v.Kind() == reflect.Struct:
+		for i := range v.NumField() {
+			eachField(t, v.Field(i), path+"."+v.Type().Field(i).Name)
+		}
+	case v.Kind() == reflect.Slice:
+		eachField(t, v.Index(0), path+"[0]")
 	}
 }
 

@@ -125,8 +125,11 @@ func TestVerify(t *testing.T) {
 func TestVerifyFindsEveryChange(t *testing.T) {
 	small := t.TempDir()
 	l := open(t, small, Options{})
-	grow(t, l, 2, "a")
-	grow(t, l, 1, "b")
+	for _, id := range []string{"a", "b", "c"} {
+		if _, err := l.Append(t.Context(), Entry{ID: id, Action: Collect, Verdict: Allowed, Actor: Actor{Name: "server"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if _, err := l.Await(t.Context(), 2); err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +170,7 @@ func TestVerifyFindsEveryChange(t *testing.T) {
 		}
 	}
 	t.Logf("%d changes of one byte", flips)
-	if flips < 4000 {
+	if flips < 1000 {
 		t.Errorf("only %d bytes were changed", flips)
 	}
 }
@@ -400,7 +403,7 @@ func TestVerifyPending(t *testing.T) {
 	}
 }
 
-// TestVerifyRandomTrees holds the verifier against logs of many sizes: at the
+// TestVerifySizes holds the verifier against logs of many sizes: at the
 // edges of tiles and off them.
 func TestVerifySizes(t *testing.T) {
 	dir := t.TempDir()

@@ -26,6 +26,7 @@ func Commands() []*Command {
 		rollbackCommand(),
 		eraseCommand(),
 		catalogCommand(),
+		auditCommand(),
 		keyCommand(),
 		diffCommand(),
 		demoCommand(),
