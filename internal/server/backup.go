@@ -183,7 +183,7 @@ func copyTree(ctx context.Context, from, to string, take func(rel string) bool) 
 		}
 		target := filepath.Join(to, rel)
 		if d.IsDir() {
-			return durable.MkdirAll(target, 0o700)
+			return os.MkdirAll(target, 0o700)
 		}
 		if !d.Type().IsRegular() || rel != "." && !take(filepath.ToSlash(rel)) {
 			return nil
@@ -202,6 +202,9 @@ func copyTree(ctx context.Context, from, to string, take func(rel string) bool) 
 	})
 }
 
+// copyFile copies a file that appears under its name when it is complete. It does
+// not synchronise: there are thousands of small ones, and all are together before
+// the back-up says that it is one.
 func copyFile(from, to string, perm fs.FileMode) error {
 	in, err := os.Open(from)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -211,15 +214,16 @@ func copyFile(from, to string, perm fs.FileMode) error {
 		return err
 	}
 	defer in.Close()
-	out, err := durable.Create(to, perm)
+	temp := filepath.Join(filepath.Dir(to), durable.TempPrefix+"copy")
+	out, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
 	if err != nil {
 		return err
 	}
-	defer out.Close()
-	if _, err := io.Copy(out, in); err != nil {
-		return err
+	_, err = io.Copy(out, in)
+	if err = errors.Join(err, out.Chmod(perm), out.Close()); err == nil {
+		err = os.Rename(temp, to)
 	}
-	return out.Commit()
+	return err
 }
 
 // gatedLog lets no entry in while a back-up takes the records and the log of one
