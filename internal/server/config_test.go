@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -228,6 +229,37 @@ func TestNothingIsOpenByDefault(t *testing.T) {
 				t.Errorf("with anonymous development: %s %q is open: %v", v, repository, !open)
 			}
 		}
+	}
+}
+
+// TestGuide holds the operator's guide against the reader: every key is in it, and
+// its example is read.
+func TestGuide(t *testing.T) {
+	guide, err := os.ReadFile("../../doc/registry.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range Keys() {
+		if !bytes.Contains(guide, []byte("`"+k[0]+"`")) {
+			t.Errorf("doc/registry.md does not tell of %s", k[0])
+		}
+	}
+	for _, s := range access.Scopes() {
+		if !bytes.Contains(guide, []byte("`"+s+"`")) {
+			t.Errorf("doc/registry.md does not tell of the scope %s", s)
+		}
+	}
+	_, text, ok := bytes.Cut(guide, []byte("```yaml\n"))
+	text, _, closed := bytes.Cut(text, []byte("```"))
+	if !ok || !closed {
+		t.Fatal("the guide has no example")
+	}
+	c := Default()
+	if err := ReadConfig("doc/registry.md", text, "/etc/twinhull", &c); err != nil {
+		t.Error(err)
+	}
+	if err := c.Check(); err != nil {
+		t.Error(err)
 	}
 }
 
