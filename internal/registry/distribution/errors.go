@@ -58,9 +58,10 @@ var status = map[registry.Code]int{
 // A delete that a rule of the catalogs refuses is 405, as the specification
 // answers deletes that a registry does not do ("Deleting tags", "Deleting
 // manifests", "Deleting blobs"); one that access refuses stays 403: somebody else
-// may. A write that a rule refuses is 403 and not 409, a released tag that is
-// overwritten too: nothing that the client could wait for or look up again would
-// let it through, and clients print the code and message of 403 as they are.
+// may. A write that a rule refuses is 403, a released tag that is overwritten too,
+// and not 409: nothing that the client could wait for or look up again would let
+// it through. podman, skopeo and crane show the same words with 403, 405 and 409
+// and repeat with none of them, so that the meaning decides.
 func statusOf(k Kind, e *registry.Error, judged bool) int {
 	switch {
 	case e.Code == registry.Denied && k.Verb() == Delete && !judged:
@@ -185,7 +186,12 @@ func (h *handler) fail(w *response, r *http.Request, k Kind, err error, judged b
 		w.WriteHeader(code)
 		return
 	}
+	// docker, podman, skopeo and containerd show the message and nothing of the
+	// detail: the remedy has to be in both.
 	out := bodyError{Code: e.Code, Message: e.Message}
+	if e.Remedy != "" {
+		out.Message += "; " + e.Remedy
+	}
 	if d := (bodyDetail{Reason: e.Reason, Remedy: e.Remedy, Request: request}); d != (bodyDetail{}) || e.Logged {
 		if e.Logged {
 			d.Entry = &e.Entry

@@ -165,7 +165,7 @@ func TestStatuses(t *testing.T) {
 	e := &registry.Error{Code: registry.Denied, Reason: registry.ByReleaseOnly, Message: "no", Remedy: "release it", Entry: 0, Logged: true, Err: errors.New("/srv/secret")}
 	f := &fake{start: func() (string, error) { return "", e }}
 	w := get(distribution.Options{Registry: f}, "POST", "/v2/team/app/blobs/uploads/")
-	const want = `{"errors":[{"code":"DENIED","message":"no","detail":{"reason":"production-by-release-only","remedy":"release it","entry":0}}]}`
+	const want = `{"errors":[{"code":"DENIED","message":"no; release it","detail":{"reason":"production-by-release-only","remedy":"release it","entry":0}}]}`
 	if w.Body.String() != want {
 		t.Errorf("body %s", w.Body)
 	}
