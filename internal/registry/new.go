@@ -200,4 +200,6 @@ type Tombstone struct {
 	Reason string      `json:"reason"`
 	By     audit.Actor `json:"by"`
 	Entry  uint64      `json:"entry"`
+
+	Stays []oci.Digest `json:"stays,omitempty"` // what another version has too: erase that as well
 }

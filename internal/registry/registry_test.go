@@ -286,6 +286,23 @@ func TestRevokeRollBackErase(t *testing.T) {
 	w.check()
 }
 
+// TestEraseLeavesOtherVersionsWhole: an image that is a version of its own stays
+// when the index that has it too is erased.
+func TestEraseLeavesOtherVersionsWhole(t *testing.T) {
+	w := newWorld(t)
+	part := must[oci.Descriptor](t)(w.image(candidate, prod))
+	claim := must[oci.Descriptor](t)(w.claim(candidate, part, "tested"))
+	other := must[oci.Descriptor](t)(w.image(candidate, picture{zone: "production", layers: []string{"base", "other"}}))
+	index := must[oci.Descriptor](t)(w.index(candidate, []oci.Descriptor{part, other}))
+	must[Released](t)(w.release(production, part.Digest, "1.0.0"))
+	must[Released](t)(w.release(production, index.Digest, "1.1.0"))
+	tomb := must[Tombstone](t)(w.r.Erase(t.Context(), EraseOrder{RequestID: "erase-index", Repository: production, Digest: index.Digest, Reason: "law", Keys: []string{"a", "b"}, Entry: audit.Entry{Actor: alice}}))
+	if !slices.Contains(tomb.Stays, part.Digest) || !w.has(production, "1.0.0") || !w.has(production, string(claim.Digest)) || w.has(production, string(other.Digest)) {
+		t.Errorf("%+v", tomb)
+	}
+	w.check()
+}
+
 // TestRetention: development goes after seven days, what is pinned, kept by its
 // branch or part of something that stays does not.
 func TestRetention(t *testing.T) {

@@ -264,6 +264,7 @@ type EraseOrder struct {
 type erasePlan struct {
 	Digest oci.Digest   `json:"digest"`
 	All    []oci.Digest `json:"all"`
+	Stays  []oci.Digest `json:"stays,omitempty"`
 	Reason string       `json:"reason"`
 	Moves  []audit.Move `json:"moves,omitempty"`
 	By     audit.Actor  `json:"by"`
@@ -305,18 +306,11 @@ func (r *Registry) Erase(ctx context.Context, o EraseOrder) (Tombstone, error) {
 		if err != nil {
 			return e, nil, err
 		}
-		// What another index has too stays with it.
-		var all []oci.Digest
-		for _, d := range c.all {
-			over, err := keysOf(tx, key(kParent, o.Repository, string(d), ""), 0)
-			if err != nil {
-				return e, nil, err
-			}
-			if !slices.ContainsFunc(over, func(p string) bool { return !slices.Contains(c.all, oci.Digest(p)) }) {
-				all = append(all, d)
-			}
+		all, stays, err := erasable(tx, o.Repository, o.Digest, c.all)
+		if err != nil {
+			return e, nil, err
 		}
-		p := erasePlan{Digest: o.Digest, All: all, Reason: o.Reason, By: o.Entry.Actor}
+		p := erasePlan{Digest: o.Digest, All: all, Stays: stays, Reason: o.Reason, By: o.Entry.Actor}
 		if p.Moves, err = movesAway(tx, o.Repository, o.Digest); err != nil {
 			return e, nil, err
 		}
@@ -332,6 +326,39 @@ func (r *Registry) Erase(ctx context.Context, o EraseOrder) (Tombstone, error) {
 		return e, p, nil
 	})
 	return out, err
+}
+
+// erasable divides what belongs to an image into what goes with it and what stays:
+// what another version or an index outside of it has too, with all that belongs to
+// that.
+func erasable(tx store.Reader, repo string, root oci.Digest, all []oci.Digest) (goes, stays []oci.Digest, err error) {
+	for _, d := range all {
+		if d == root || slices.Contains(stays, d) {
+			continue
+		}
+		needed, err := anyOf(tx, key(kReleased, repo, string(d), ""))
+		if err != nil {
+			return nil, nil, err
+		}
+		over, err := keysOf(tx, key(kParent, repo, string(d), ""), 0)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !needed && !slices.ContainsFunc(over, func(p string) bool { return !slices.Contains(all, oci.Digest(p)) }) {
+			continue
+		}
+		with, _, err := closure(tx, repo, d)
+		if err != nil {
+			return nil, nil, err
+		}
+		stays = append(stays, with.all...)
+	}
+	for _, d := range all {
+		if !slices.Contains(stays, d) {
+			goes = append(goes, d)
+		}
+	}
+	return goes, stays, nil
 }
 
 // movesAway computes where the convenience tags go that point to a digest: to the
@@ -376,7 +403,7 @@ func (r *Registry) applyErase(tx store.Transaction, in intent, index uint64) (an
 		return nil, nil, fmt.Errorf("%w: the plan of an erasure: %v", store.ErrDamaged, err)
 	}
 	repo := in.Production
-	out := Tombstone{Digest: p.Digest, At: in.At, Reason: p.Reason, By: p.By, Entry: index}
+	out := Tombstone{Digest: p.Digest, At: in.At, Reason: p.Reason, By: p.By, Entry: index, Stays: p.Stays}
 	for _, m := range p.Moves {
 		if m.To == "" {
 			if err := tx.Delete(key(kTag, repo, m.Tag)); err != nil {
@@ -426,7 +453,7 @@ func (r *Registry) applyErase(tx store.Transaction, in intent, index uint64) (an
 			continue
 		}
 		t := out
-		t.Digest = d
+		t.Digest, t.Stays = d, nil
 		if err := put(tx, key(kTomb, repo, string(d)), t); err != nil {
 			return nil, nil, err
 		}
