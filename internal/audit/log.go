@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/transparency-dev/tessera"
+	"github.com/transparency-dev/tessera/api/layout"
 	"github.com/transparency-dev/tessera/storage/posix"
 	"golang.org/x/mod/sumdb/note"
 	"k8s.io/klog/v2"
@@ -155,6 +156,9 @@ func Open(dir string, opt Options) (l *Log, err error) {
 	}
 	last, err := l.examine(context.Background())
 	if err != nil {
+		return nil, err
+	}
+	if err := l.tidy(context.Background()); err != nil {
 		return nil, err
 	}
 	g := &guard{log: l, last: last}
@@ -426,6 +430,46 @@ func (l *Log) sweep() error {
 			return nil
 		}
 		l.logger.Info("removed what an interrupted write left", "file", path)
+		return os.Remove(path)
+	})
+}
+
+// tidy removes what interrupted and failed appends left under names of the tree:
+// bundles and tiles beyond the recorded size, and partial ones that what was
+// appended afterwards does not begin with. No checkpoint ever needed them.
+func (l *Log) tidy(ctx context.Context) error {
+	s, err := l.state(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nothing was appended yet
+	}
+	if err != nil {
+		return err
+	}
+	top := filepath.Join(l.dir, "tile")
+	return filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && path == top {
+			return nil
+		}
+		if err != nil || d.IsDir() {
+			return err
+		}
+		rel, err := filepath.Rel(l.dir, path)
+		if err != nil {
+			return err
+		}
+		rel = filepath.ToSlash(rel)
+		level, index, partial, ok := parseTile(rel)
+		if !ok {
+			return nil
+		}
+		at, has := uint64(max(level, 0)), wideAt(uint64(max(level, 0)), index, s.size)
+		if has > 0 && partial == layout.PartialTileSize(at, index, s.size) || has == width && partial == 0 {
+			return nil // the tree's own
+		}
+		if begins, err := beginning(ctx, l.src, rel, level, index, partial, s.size); err != nil || begins {
+			return err
+		}
+		l.logger.Info("removed what an interrupted append left", "file", path)
 		return os.Remove(path)
 	})
 }

@@ -627,7 +627,7 @@ func (v *verifier) folder(total uint64, whole bool) error {
 		return v.older(path, level, index, partial, total, &strays)
 	})
 	if strays > 0 {
-		v.note("%d files belong to no tree: left by interrupted appends, or put there", strays)
+		v.note("%d files belong to no tree that was signed: left by interrupted appends, or put there; no reader asks for them", strays)
 	}
 	return err
 }
@@ -700,56 +700,77 @@ func parseTile(path string) (level int, index uint64, partial uint8, ok bool) {
 	return level, index, partial, path == again
 }
 
-// older compares a file with the newest of its place: an older one is its
-// beginning.
+// older judges a file that the tree of total entries does not need. Smaller
+// partial tiles are beginnings of larger ones where a tree had that size. Where
+// none had, an append may have been interrupted or have failed, and what was
+// written next is something else: nobody asks for such a file, because no
+// checkpoint signs it.
 func (v *verifier) older(path string, level int, index uint64, partial uint8, total uint64, strays *int) error {
-	most := max(level, 0)
-	at := layout.PartialTileSize(uint64(most), index, total)
-	has := wideAt(uint64(most), index, total)
-	w := int(partial)
-	if partial == 0 {
+	if partial == layout.PartialTileSize(uint64(max(level, 0)), index, total) {
+		return nil // read already
+	}
+	place := layout.TilePath(uint64(max(level, 0)), index, layout.PartialTileSize(uint64(max(level, 0)), index, total))
+	if level < 0 {
+		place = layout.EntriesPath(index, layout.PartialTileSize(0, index, total))
+	}
+	if slices.ContainsFunc(v.report.Problems, func(p Problem) bool { return p.Path == place }) {
+		return nil // nothing to compare with
+	}
+	begins, err := beginning(v.ctx, v.src, path, level, index, partial, total)
+	if err != nil || begins {
+		return err
+	}
+	for size := range v.want {
+		if partial != 0 && partial == layout.PartialTileSize(uint64(max(level, 0)), index, size) && wideAt(uint64(max(level, 0)), index, size) > 0 {
+			return v.found(Altered, path, "not the beginning of %s, and a checkpoint of %d entries needs it", place, size)
+		}
+	}
+	*strays++
+	return nil
+}
+
+// beginning tells whether a file is the beginning of the one that a tree of total
+// entries has at its place. A file that is gone meanwhile is.
+func beginning(ctx context.Context, src Source, path string, level int, index uint64, partial uint8, total uint64) (bool, error) {
+	l := uint64(max(level, 0))
+	has, w := wideAt(l, index, total), int(partial)
+	if w == 0 {
 		w = width
 	}
 	if w > has {
-		*strays++ // beyond the tree: an append that was cut off
-		return nil
+		return false, nil // beyond the tree
 	}
-	if w == has || at == partial {
-		return nil // read already
-	}
-	name := layout.TilePath(uint64(most), index, at)
+	at := layout.PartialTileSize(l, index, total)
+	name := layout.TilePath(l, index, at)
 	if level < 0 {
 		name = layout.EntriesPath(index, at)
 	}
-	if slices.ContainsFunc(v.report.Problems, func(p Problem) bool { return p.Path == name }) {
-		return nil // nothing to compare with
-	}
-	whole, err := v.src.ReadFile(v.ctx, name, maxBundle)
+	part, err := src.ReadFile(ctx, path, maxBundle)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // told before
+		return true, nil
+	}
+	if errors.Is(err, errTooLarge) {
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
-	part, err := v.src.ReadFile(v.ctx, path, maxBundle)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // a writer is at work and has tidied up
+	whole, err := src.ReadFile(ctx, name, maxBundle)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errTooLarge) {
+		return false, nil
 	}
-	if err != nil && !errors.Is(err, errTooLarge) {
-		return err
+	if err != nil {
+		return false, err
 	}
 	n := w * 32
 	if level < 0 {
 		got, err := splitBundle(part)
 		if err != nil || len(got) != w {
-			return v.found(Altered, path, "not a bundle of %d entries", w)
+			return false, nil
 		}
 		n = len(part)
 	}
-	if err != nil || len(part) != n || !bytes.HasPrefix(whole, part) {
-		return v.found(Altered, path, "not the beginning of %s", name)
-	}
-	return nil
+	return len(part) == n && bytes.HasPrefix(whole, part), nil
 }
 
 // wideAt is how many hashes a tree of some size has in a tile.
