@@ -18,7 +18,6 @@ import (
 	"twinhull.dev/twinhull/internal/image"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/project"
-	"twinhull.dev/twinhull/internal/registry/access"
 	"twinhull.dev/twinhull/internal/registry/catalog"
 	"twinhull.dev/twinhull/internal/registry/release"
 	"twinhull.dev/twinhull/internal/registry/release/client"
@@ -32,6 +31,22 @@ const demoVersion = "1.0.0"
 // has one recent record for each, about a package that nobody has: feeds are not
 // to be reached from everywhere.
 var demoEcosystems = map[string]string{"Debian": "Debian:13", "Bookworm": "Debian:12", "npm": "npm", "Go": "Go", "PyPI": "PyPI"}
+
+// demoServer is the configuration of the demo's server. For the seconds that it
+// lives, whoever is on this machine may do what the demo does; to production
+// nobody may write all the same.
+const demoServer = `version: 1
+listen: 127.0.0.1:0
+data: data
+retention: {every: 0s}
+access:
+  grants:
+    - to: [anybody]
+      may: [pull, "push:development", "push:candidate", "delete:development", "delete:candidate", release]
+      repositories: ["**"]
+release: {trust: trust.yaml, vulnerabilities: database}
+log: {level: error}
+`
 
 // registry serves a registry on a free port, publishes both images, releases the
 // production one, knocks with the development image at every door, and verifies
@@ -52,12 +67,12 @@ func (d *demo) registry(ctx context.Context) (err error) {
 	fmt.Fprintln(d.env.Stdout)
 
 	// Whom the server believes, and a database that answers.
-	key, trust, database, feeds := filepath.Join(dir, "build"), filepath.Join(dir, "trust.yaml"), filepath.Join(dir, "database"), filepath.Join(dir, "osv")
+	key, database, feeds := filepath.Join(dir, "build"), filepath.Join(dir, "database"), filepath.Join(dir, "osv")
 	if err := d.quietly(ctx, "key", "generate", "--no-password", key); err != nil {
 		return err
 	}
 	text := "version: 1\nidentities:\n  build: {key: build.pub}\nrules:\n  - identities: [build]\n    claims: [signature, sbom, provenance, tests, origins]\n    repositories: [\"127.0.0.1:*/**\"]\n"
-	if err := os.WriteFile(trust, []byte(text), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "trust.yaml"), []byte(text), 0o644); err != nil {
 		return err
 	}
 	for folder, ecosystem := range demoEcosystems {
@@ -77,19 +92,8 @@ func (d *demo) registry(ctx context.Context) (err error) {
 	d.env.Talkf("a database without a vulnerability stands in for a real one: `twinhull vulndb import` fills one")
 
 	c := server.Default()
-	c.Listen, c.Data = "127.0.0.1:0", filepath.Join(dir, "data")
-	c.Retention.Every = 0
-	c.Log.Level = "error"
-	c.Release.Trust, c.Release.Vulnerabilities = trust, database
-	// For the seconds that it lives, whoever is on this machine may do what the
-	// demo does; to production nobody may write all the same.
-	c.Access.Grants = []access.Grant{{To: []string{access.Anybody}, Repositories: []string{"**"}}}
-	for _, s := range []string{"pull", "push:development", "push:candidate", "delete:development", "delete:candidate", "release"} {
-		scope, err := access.ParseScope(s)
-		if err != nil {
-			return err
-		}
-		c.Access.Grants[0].May = append(c.Access.Grants[0].May, scope)
+	if err := server.ReadConfig("demo", []byte(demoServer), dir, &c); err != nil {
+		return err
 	}
 	info, _ := debug.ReadBuildInfo()
 	version := "devel"

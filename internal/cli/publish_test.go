@@ -21,6 +21,7 @@ import (
 	"twinhull.dev/twinhull/internal/policy"
 	"twinhull.dev/twinhull/internal/registry/release"
 	"twinhull.dev/twinhull/internal/registry/release/client"
+	"twinhull.dev/twinhull/internal/server"
 )
 
 func TestBranchTag(t *testing.T) {
@@ -165,5 +166,27 @@ func TestServerError(t *testing.T) {
 	}
 	if e, ok := errors.AsType[*Error](serverError(client.ErrNoService, "")); !ok || e.Code != Undecided {
 		t.Errorf("%+v", e)
+	}
+}
+
+// TestDemoServer reads the configuration that the demo serves by.
+func TestDemoServer(t *testing.T) {
+	c := server.Default()
+	if err := server.ReadConfig("demo", []byte(demoServer), t.TempDir(), &c); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Check(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReasonIn(t *testing.T) {
+	for text, want := range map[string]string{
+		"push to x: PUT http://x/v2/: DENIED: it is not; map[a:b]":                    "DENIED, it is not",
+		"push to x: HEAD http://x/v2/: unexpected status code 403 Forbidden (HEAD …)": "unexpected status code 403 Forbidden (HEAD …)",
+	} {
+		if got := reasonIn(errors.New(text)); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }
