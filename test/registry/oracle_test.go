@@ -14,13 +14,13 @@ import (
 	"twinhull.dev/twinhull/internal/registry/distribution/conformance"
 )
 
-// Ten seconds of sequences, unless somebody asks for more (-rapid.checks).
+// A few seconds of sequences, unless somebody asks for more (-rapid.checks).
 func TestMain(m *testing.M) {
 	flag.Parse()
 	asked := false
 	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "rapid.checks" })
 	if !asked {
-		flag.Set("rapid.checks", "500")
+		flag.Set("rapid.checks", "250")
 	}
 	os.Exit(m.Run())
 }
