@@ -20,6 +20,7 @@
 //	tile/0/…, tile/1/…     hashes of the tree (tlog-tiles, "Merkle Tree")
 //	log.pub                the log's verifier keys, one to a line
 //	log.key                the log's private key; not served, not for verifiers
+//	log.old.key            the one before it, while both sign
 //	lock, .state/…         the writer's own; never served
 //
 // # What a crash leaves

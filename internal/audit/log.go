@@ -44,6 +44,7 @@ const (
 // The files of a log that are not of the tree.
 const (
 	privateFile = "log.key"
+	oldFile     = "log.old.key"
 	publicFile  = "log.pub"
 	lockFile    = "lock"
 	stateDir    = ".state"
@@ -61,6 +62,7 @@ type Options struct {
 	KeyFile string
 
 	// OldKeyFiles are keys that also sign until every verifier knows the new one.
+	// log.old.key in the log's folder is one where it is there.
 	OldKeyFiles []string
 
 	// Witnesses are asked to cosign every checkpoint. Quorum of them must have
@@ -254,7 +256,13 @@ func (l *Log) keys() ([]*signer, error) {
 		return nil, fmt.Errorf("%s: the log is %s, and the configuration names the installation %q\nhint: a log keeps its name; take %q out of the configuration or give another folder", file, first.Name(), want, want)
 	}
 	signers := []*signer{first}
-	for _, old := range l.opt.OldKeyFiles {
+	olds := slices.Clone(l.opt.OldKeyFiles)
+	if old := filepath.Join(l.dir, oldFile); l.opt.KeyFile != old {
+		if _, err := os.Lstat(old); err == nil {
+			olds = append(olds, old)
+		}
+	}
+	for _, old := range olds {
 		text, err := os.ReadFile(old)
 		if err != nil {
 			return nil, err
@@ -266,7 +274,7 @@ func (l *Log) keys() ([]*signer, error) {
 		if s.Name() != first.Name() {
 			return nil, fmt.Errorf("%s: a key of %s, want one of %s", old, s.Name(), first.Name())
 		}
-		if s.verifier != first.verifier {
+		if !slices.ContainsFunc(signers, func(k *signer) bool { return k.verifier == s.verifier }) {
 			signers = append(signers, s)
 		}
 	}
@@ -365,7 +373,7 @@ func (l *Log) examine(ctx context.Context) (*Checkpoint, error) {
 	}
 	c, err := NewReader(l.src, l.trust).Checkpoint(ctx)
 	if errors.Is(err, ErrUnsigned) {
-		return nil, fmt.Errorf("the audit log in %s cannot be gone on with: %w\nhint: after a change of keys the old key signs, too, until the new one has signed once: name its file among the old keys", l.dir, err)
+		return nil, fmt.Errorf("the audit log in %s cannot be gone on with: %w\nhint: after a change of keys the old key signs, too, until the new one has signed once: keep it as log.old.key beside log.key", l.dir, err)
 	}
 	if err != nil {
 		return refuse(err)

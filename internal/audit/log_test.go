@@ -342,6 +342,11 @@ func TestKeyRotation(t *testing.T) {
 		t.Fatalf("a new key without the old one: %v", err)
 	}
 	l = open(t, dir, Options{OldKeyFiles: []string{old}})
+	l.Close()
+	if err := os.Rename(old, filepath.Join(dir, "log.old.key")); err != nil {
+		t.Fatal(err)
+	}
+	l = open(t, dir, Options{}) // found by its name, too
 	raw, err := l.Await(ctx, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -359,6 +364,9 @@ func TestKeyRotation(t *testing.T) {
 		}
 	}
 	l.Close()
+	if err := os.Remove(filepath.Join(dir, "log.old.key")); err != nil {
+		t.Fatal(err)
+	}
 	// Now the old one can go, and anchors that it signed still count.
 	l = open(t, dir, Options{Anchors: []Anchor{{"before", raw1}}})
 	i := add(t, l, "b")

@@ -635,7 +635,7 @@ func (v *verifier) folder(total uint64, whole bool) error {
 // ours tells the files of a log besides the tree.
 func ours(path string) bool {
 	switch path {
-	case "checkpoint", publicFile, privateFile, lockFile:
+	case "checkpoint", publicFile, privateFile, oldFile, lockFile:
 		return true
 	}
 	dir, name, _ := strings.Cut(path, "/")

@@ -76,6 +76,16 @@ func TestAudit(t *testing.T) {
 	}
 	write("log.pub", []byte("# the registry's\n"+key+"\n"))
 	write("early", early)
+	statement, err := json.Marshal(map[string]any{"predicate": map[string]any{"twinhull_log": map[string]any{"origin": "twinhull/cli/audit", "checkpoint": string(early)}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("summary.json", statement)
+	bundle, err := json.Marshal(map[string]any{"dsseEnvelope": map[string]any{"payload": statement}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("summary.bundle", bundle)
 	server := httptest.NewServer(http.StripPrefix("/twinhull/v1/log", audit.Handler(log)))
 	defer server.Close()
 	host := strings.TrimPrefix(server.URL, "http://")
@@ -146,6 +156,7 @@ func TestAudit(t *testing.T) {
 		{"verify --proof revoked --key KEY --log LOG", 2, ``, `by itself`},
 		{"verify --log LOG --key KEY --anchor early --keep kept", 0, `^whole: twinhull/cli/audit, 6 entries, root [0-9a-f]{64}, as 1 anchor has it\n$`, ``},
 		{"verify --registry HOST --key KEY --anchor kept", 0, `^whole: .*as 1 anchor has it`, ``},
+		{"verify --log LOG --key KEY --anchor summary.json --anchor summary.bundle", 0, `as 2 anchors have it`, ``},
 		{"verify --log LOG --key KEY --output json", 0, `"problems": \[\]`, `newer entries were cut off`},
 		{"verify --log ALTERED --key KEY", 1, `(?s)altered: tile/entries/000.p/6: entries 1 are not those that were logged\n.*NOT WHOLE`, `1 problem\n`},
 		{"verify --log ALTERED --key KEY --output json", 1, `"kind": "altered"`, ``},

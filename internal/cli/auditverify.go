@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -24,9 +26,9 @@ and with the root that the checkpoint signs. The files and the log's verifier ke
 are all that is needed.
 
 A log whose newest part was cut off together with its checkpoint looks like a
-shorter log. --anchor gives a checkpoint that was kept outside: of a release's
-summary, from a witness, or written by an earlier verification (--keep). The log
-must have what it covers.
+shorter log. --anchor gives a checkpoint that was kept outside: a release's summary
+or its signed bundle, what a witness has, or what an earlier verification wrote
+(--keep). The log must have what it covers.
 
 --consistent-with only compares the newest checkpoint with an older one, by a few
 hashes: quick for a large log, but it reads no entries.
@@ -39,7 +41,7 @@ else, and with 3 when that could not be decided.`,
 		Examples: "twinhull audit verify --registry registry.example --key log.pub --anchor kept.checkpoint --keep kept.checkpoint\ntwinhull audit verify --log /var/lib/twinhull/audit --key log.pub\ntwinhull audit verify --proof release.tlog-proof --key log.pub",
 		Flags: func(f *pflag.FlagSet) {
 			log.all(f)
-			f.StringArrayVar(&anchors, "anchor", nil, "checkpoint `FILE` that was kept outside the log; may be repeated")
+			f.StringArrayVar(&anchors, "anchor", nil, "checkpoint or verification summary `FILE` that was kept outside the log; may be repeated")
 			f.StringVar(&keep, "keep", "", "`FILE` for the checkpoint, when all is well: the anchor of the next time")
 			f.StringVar(&consistent, "consistent-with", "", "older checkpoint `FILE`: compare the newest one with it and read no entries")
 			f.StringVar(&proof, "proof", "", "proof `FILE` to verify in place of a log")
@@ -78,6 +80,7 @@ else, and with 3 when that could not be decided.`,
 				if err != nil {
 					return Undecidedf("--anchor: %w", err)
 				}
+				raw = checkpointIn(raw)
 				opt.Anchors = append(opt.Anchors, audit.Anchor{Name: a, Raw: raw})
 			}
 			task := env.Progress.Task("verifying the audit log", 0)
@@ -107,6 +110,46 @@ else, and with 3 when that could not be decided.`,
 			return keepCheckpoint(ctx, env, src, trust, keep, report.Size)
 		},
 	}
+}
+
+// checkpointIn finds the checkpoint that a verification summary holds, in the
+// summary itself, in its statement or in its signed bundle; anything else is the
+// checkpoint. Whose signature the summary has does not matter: the checkpoint is
+// believed by its own.
+func checkpointIn(data []byte) []byte {
+	var v any
+	if len(data) > 16<<20 || json.Unmarshal(data, &v) != nil {
+		return data
+	}
+	var find func(v any, depth int) string
+	find = func(v any, depth int) string {
+		m, ok := v.(map[string]any)
+		if !ok || depth > 4 {
+			return ""
+		}
+		if log, ok := m["twinhull_log"].(map[string]any); ok {
+			text, _ := log["checkpoint"].(string)
+			return text
+		}
+		if text, ok := m["payload"].(string); ok { // of a DSSE envelope
+			if b, err := base64.StdEncoding.DecodeString(text); err == nil {
+				var inner any
+				if json.Unmarshal(b, &inner) == nil {
+					return find(inner, depth+1)
+				}
+			}
+		}
+		for _, name := range []string{"dsseEnvelope", "predicate"} {
+			if text := find(m[name], depth+1); text != "" {
+				return text
+			}
+		}
+		return ""
+	}
+	if text := find(v, 0); text != "" {
+		return []byte(text)
+	}
+	return data
 }
 
 func plural(n int, one, more string) string {
@@ -167,6 +210,7 @@ func verifyConsistent(ctx context.Context, env *Env, src audit.Source, trust *au
 	if err != nil {
 		return Undecidedf("--consistent-with: %w", err)
 	}
+	raw = checkpointIn(raw)
 	logOnly := &audit.Trust{Log: trust.Log}
 	older, err := logOnly.Open(raw)
 	if err != nil {
@@ -214,7 +258,7 @@ func verifyProof(ctx context.Context, env *Env, log *logFlags, file, entry, outp
 		return Refusedf("%s: %w", file, err)
 	}
 	if output == "json" {
-		return writeJSON(env, map[string]any{"origin": c.Origin, "size": c.Size, "witnesses": c.Witnesses, "index": rec.Index, "entry": jsonRaw(rec.Raw)})
+		return writeJSON(env, map[string]any{"origin": c.Origin, "size": c.Size, "witnesses": c.Witnesses, "index": rec.Index, "entry": json.RawMessage(rec.Raw)})
 	}
 	printEntries(env, []audit.Record{rec})
 	fmt.Fprintf(env.Stdout, "proved: entry %d of %s, by a checkpoint of %d entries", rec.Index, c.Origin, c.Size)

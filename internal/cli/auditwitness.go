@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,8 +16,6 @@ import (
 
 	"twinhull.dev/twinhull/internal/audit"
 )
-
-func jsonRaw(b []byte) json.RawMessage { return json.RawMessage(b) }
 
 func auditWitness() *Command {
 	var log logFlags
