@@ -30,7 +30,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "mirror": mirrorCommand, "soon": soon},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "mirror": mirrorCommand, "soon": soon, "auditlog": auditLog, "alter": alter},
 		Setup: func(env *testscript.Env) error {
 			home := filepath.Join(env.WorkDir, ".home")
 			env.Setenv("HOME", home)
