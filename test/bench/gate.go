@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 )
@@ -42,10 +41,8 @@ func (l *lab) gate(ctx context.Context) error {
 		return nil
 	}
 	floor := l.path("inspect.test")
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-o", floor, "./internal/inspect")
-	cmd.Dir = l.root
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go test -c: %w: %s", err, bytes.TrimSpace(out))
+	if err := l.compile(ctx, "./internal/inspect", floor); err != nil {
+		return err
 	}
 	var scan *scanners
 	if !l.alone {
@@ -170,7 +167,32 @@ func (l layout) alone(digest, dir, tag string) (layout, error) {
 	return to, os.WriteFile(filepath.Join(dir, "index.json"), text, 0o644)
 }
 
-var nanoseconds = regexp.MustCompile(`\s([0-9.]+) ns/op`)
+// compile makes the test program of a package.
+func (b *bench) compile(ctx context.Context, dir, program string) error {
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-o", program, dir)
+	cmd.Dir = b.root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go test -c %s: %w: %s", dir, err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// benchmarkFigures reads the last line of a benchmark's figures, by their units.
+func benchmarkFigures(text string) map[string]float64 {
+	out := map[string]float64{}
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if !strings.HasPrefix(line, "Benchmark") || len(f) < 4 {
+			continue
+		}
+		for i := 2; i+1 < len(f); i += 2 {
+			if v, err := strconv.ParseFloat(f[i], 64); err == nil {
+				out[f[i+1]] = v
+			}
+		}
+	}
+	return out
+}
 
 // benchmark runs one round of a benchmark of a test program over an image
 // (DIR:TAG). Its time is the round's: starting the program does not count.
@@ -179,13 +201,12 @@ func benchmark(ctx context.Context, program, name, image string) (built, error) 
 	if err != nil {
 		return built{outcome: o}, err
 	}
-	m := nanoseconds.FindSubmatch(o.stdout)
-	if m == nil {
+	ns, ok := benchmarkFigures(string(o.stdout))["ns/op"]
+	if !ok {
 		return built{outcome: o}, fmt.Errorf("%s printed no time: %s", name, o.stdout)
 	}
-	ns, err := strconv.ParseFloat(string(m[1]), 64)
 	o.seconds = ns / 1e9
-	return built{outcome: o}, err
+	return built{outcome: o}, nil
 }
 
 // scanners are the three programs.

@@ -43,10 +43,12 @@ type bench struct {
 	peers   string // where the peers' programs are kept between runs
 	rounds  int    // of fast rows
 	slow    int    // of slow rows
-	caches  int    // how many cache folders were made
+	caches  int    // how many cache folders and servers were made
 	only    *regexp.Regexp
-	began   time.Time
-	results Results
+
+	pushBytes int64 // of one run of a push of large blobs, at most
+	began     time.Time
+	results   Results
 }
 
 func main() {
@@ -60,14 +62,21 @@ func main() {
 	only := flag.String("only", "", "measure only the rows whose name matches `regexp`")
 	keep := flag.Bool("keep", false, "keep the scratch folder")
 	without := flag.Bool("without-peers", false, "measure Twinhull alone")
+	pushBytes := flag.Int64("push-bytes", 2<<30, "push at most so many `bytes` to a registry in one run of a row; 10737418240 for 100 blobs of 100 MiB")
+	files := flag.String("serve-files", "", "serve the files of `folder` and do nothing else: what registries are measured against")
+	filesAt := flag.String("serve-files-at", "", "`address` to serve them at")
 	flag.Parse()
-	if flag.NArg() > 0 || *rounds < 1 || *slow < 1 {
+	if flag.NArg() > 0 || *rounds < 1 || *slow < 1 || *pushBytes < 1<<28 {
 		flag.Usage()
 		os.Exit(2)
 	}
+	if *files != "" {
+		fmt.Fprintln(os.Stderr, serveFiles(*files, *filesAt))
+		os.Exit(1)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	b := &bench{rounds: *rounds, slow: *slow, began: time.Now()}
+	b := &bench{rounds: *rounds, slow: *slow, pushBytes: *pushBytes, began: time.Now()}
 	err := b.prepare(*root, *tool, *scratch, *peers, *only)
 	if err == nil {
 		err = b.run(ctx, *without)

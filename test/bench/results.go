@@ -20,6 +20,8 @@ type Results struct {
 	Machine Machine  `json:"machine"`
 	Rows    []*Row   `json:"rows"`
 	Skipped []string `json:"skipped,omitempty"` // peers that were left out, and why
+
+	Durability []string `json:"durability,omitempty"` // what each registry has on the disk when it says so
 }
 
 // Machine says where the figures come from.
@@ -40,10 +42,12 @@ type Machine struct {
 type Row struct {
 	ID      string            `json:"id"`
 	What    string            `json:"what"`
-	Unit    string            `json:"unit"` // s, MiB, MB, share, yes
+	Unit    string            `json:"unit"` // s, MiB, MB, share, yes; MB/s, /s, ms
+	Table   string            `json:"table,omitempty"`
+	Higher  bool              `json:"higher,omitempty"` // more is better
 	Ours    *Figure           `json:"ours,omitempty"`
 	Peers   map[string]Figure `json:"peers,omitempty"`
-	Ratio   float64           `json:"ratio,omitempty"` // the best peer's figure over ours: above 1 we are better
+	Ratio   float64           `json:"ratio,omitempty"` // how many times better than the best peer: above 1 we are ahead
 	Against string            `json:"against,omitempty"`
 	Target  string            `json:"target,omitempty"`
 	Met     *bool             `json:"met,omitempty"`
@@ -56,7 +60,9 @@ type Row struct {
 type Figure struct {
 	Median float64   `json:"median"`
 	Runs   []float64 `json:"runs"`
-	CPU    float64   `json:"cpu,omitempty"` // median of processor seconds, where the contender has no daemon
+	CPU    float64   `json:"cpu,omitempty"` // median of processor seconds, where the contender has no daemon; of registries: the server's, for a GB (rows in MB/s) or in microseconds for one
+	P50    float64   `json:"p50,omitempty"` // of registries: milliseconds that one took
+	P99    float64   `json:"p99,omitempty"`
 	Detail string    `json:"detail,omitempty"`
 }
 
@@ -77,7 +83,14 @@ func (r *Results) add(row *Row) *Row {
 		if row.Ours == nil || row.Ours.Median == 0 || row.Unit == "yes" || row.Unit == "share" {
 			continue
 		}
-		if ratio := f.Median / row.Ours.Median; row.Ratio == 0 || ratio < row.Ratio {
+		if name == fileServerName {
+			continue // no contender: what could be reached
+		}
+		ratio := f.Median / row.Ours.Median
+		if row.Higher {
+			ratio = 1 / ratio
+		}
+		if row.Ratio == 0 || ratio < row.Ratio {
 			row.Ratio, row.Against = ratio, name
 		}
 	}
@@ -95,6 +108,8 @@ func (r *Row) text(f *Figure) string {
 		return "-"
 	case f.Detail != "":
 		return f.Detail
+	case r.Unit == "MB/s":
+		return fmt.Sprintf("%.0f MB/s", f.Median)
 	case r.Unit == "s" && f.Median < 1:
 		return fmt.Sprintf("%.3f s", f.Median)
 	case r.Unit == "s":
@@ -113,19 +128,47 @@ func (r *Results) print(w io.Writer) {
 	m := r.Machine
 	fmt.Fprintf(w, "\n%d cores (%s), %d MB, Linux %s, %s, as %s, %s\n", m.Cores, m.CPU, m.MemoryMB, m.Kernel, m.Go, m.User, m.Date.Format("2006-01-02"))
 	fmt.Fprintf(w, "load at the start %s; the whole run took %.0f s\n", m.Load, m.Seconds)
-	peers := []string{"BuildKit", "buildah", "ko"}
-	for _, p := range append([]string{"twinhull"}, peers...) {
+	builders, registries := []string{"BuildKit", "buildah", "ko"}, []string{distributionName, olaregName, fileServerName}
+	for _, p := range slices.Concat([]string{"twinhull"}, builders, registries) {
 		if v := m.Versions[p]; v != "" {
-			fmt.Fprintf(w, "  %-9s %s\n", p, v)
+			fmt.Fprintf(w, "  %-12s %s\n", p, v)
 		}
 	}
 	for _, s := range r.Skipped {
 		fmt.Fprintf(w, "  %s\n", s)
 	}
+	r.table(w, "", builders)
+	r.table(w, "registry", registries)
+	for i, d := range r.Durability {
+		if i == 0 {
+			fmt.Fprintln(w, "\nwhat is on the disk when a push is acknowledged")
+		}
+		fmt.Fprintf(w, "  %s\n", d)
+	}
+	first := true
+	for _, row := range r.Rows {
+		for _, n := range row.Notes {
+			if first {
+				fmt.Fprintln(w, "\nnotes")
+				first = false
+			}
+			fmt.Fprintf(w, "  %s: %s\n", row.What, n)
+		}
+	}
+}
+
+// table prints the rows of one table.
+func (r *Results) table(w io.Writer, name string, peers []string) {
+	if !slices.ContainsFunc(r.Rows, func(row *Row) bool { return row.Table == name }) {
+		return
+	}
 	fmt.Fprintln(w)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "WHAT\tTWINHULL\tBUILDKIT\tBUILDAH\tKO\tRATIO\tTARGET\tMET")
+	fmt.Fprintf(t, "WHAT\tTWINHULL\t%s\tRATIO\tTARGET\tMET\n", strings.ToUpper(strings.Join(peers, "\t")))
 	for _, row := range r.Rows {
+		if row.Table != name {
+			continue
+		}
 		fmt.Fprintf(t, "%s\t%s", row.What, row.text(row.Ours))
 		for _, p := range peers {
 			if f, ok := row.Peers[p]; ok {
@@ -135,7 +178,9 @@ func (r *Results) print(w io.Writer) {
 			}
 		}
 		ratio, met := "-", "-"
-		if row.Ratio > 0 {
+		if row.Ratio > 0 && row.Ratio < 10 && row.Table != "" {
+			ratio = fmt.Sprintf("%.2fx", row.Ratio)
+		} else if row.Ratio > 0 {
 			ratio = fmt.Sprintf("%.1fx", row.Ratio)
 		}
 		if row.Met != nil && *row.Met {
@@ -150,16 +195,6 @@ func (r *Results) print(w io.Writer) {
 		fmt.Fprintf(t, "\t%s\t%s\t%s\n", ratio, target, met)
 	}
 	t.Flush()
-	first := true
-	for _, row := range r.Rows {
-		for _, n := range row.Notes {
-			if first {
-				fmt.Fprintln(w, "\nnotes")
-				first = false
-			}
-			fmt.Fprintf(w, "  %s: %s\n", row.What, n)
-		}
-	}
 }
 
 func (r *Results) write(name string) error {

@@ -122,7 +122,7 @@ func (b *bench) run(ctx context.Context, alone bool) error {
 		return err
 	}
 	defer l.tearDown()
-	for _, rows := range []func(context.Context) error{l.size, l.nodeCold, l.nodePrepared, l.development, l.unchanged, l.line, l.goService, l.memory, l.push, l.reproducible, l.gate} {
+	for _, rows := range []func(context.Context) error{l.size, l.nodeCold, l.nodePrepared, l.development, l.unchanged, l.line, l.goService, l.memory, l.push, l.reproducible, l.gate, l.served} {
 		if err := rows(ctx); err != nil {
 			return err
 		}
