@@ -38,16 +38,22 @@ func Run(t *testing.T, fresh func(t *testing.T) Place) {
 		{"Blobs", func(s store.Store) bool { return s.Blobs != nil && s.Uploads != nil }, blobsTests},
 		{"Uploads", func(s store.Store) bool { return s.Blobs != nil && s.Uploads != nil }, uploadsTests},
 	}
+	first := &place{t: t, Place: fresh(t)}
+	first.open()
+	first.close()
 	for _, g := range groups {
+		if !g.has(first.Store) {
+			continue
+		}
 		t.Run(g.name, func(t *testing.T) {
 			for _, one := range g.tests {
+				if one.replicas && !first.Replicas {
+					continue
+				}
 				t.Run(one.name, func(t *testing.T) {
 					p := &place{t: t, Place: fresh(t)}
 					p.open()
 					defer p.close()
-					if !g.has(p.Store) {
-						t.Skipf("this implementation has no %s", g.name)
-					}
 					one.run(t, p)
 				})
 			}
@@ -56,8 +62,9 @@ func Run(t *testing.T, fresh func(t *testing.T) Place) {
 }
 
 type test struct {
-	name string
-	run  func(t *testing.T, p *place)
+	name     string
+	run      func(t *testing.T, p *place)
+	replicas bool // for several servers on one place
 }
 
 // place is an opened Place.
@@ -94,13 +101,9 @@ func (p *place) reopen() {
 	p.open()
 }
 
-// second is another server on the same place; the test is skipped where there
-// cannot be one.
+// second is another server on the same place.
 func (p *place) second(t *testing.T) store.Store {
 	t.Helper()
-	if !p.Replicas {
-		t.Skip("this implementation serves one server at a time")
-	}
 	o := p.Place.Open(t)
 	t.Cleanup(func() {
 		if err := o.Close(); err != nil {
