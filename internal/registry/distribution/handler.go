@@ -458,16 +458,16 @@ func created(w *response, q *Request) {
 // upload. So a repository that the caller may not read is as one without the
 // blob, and nobody learns what is in it.
 func (h *handler) mountBlob(w *response, r *http.Request, q *Request, a audit.Actor) error {
-	from := q.From
-	// What is here already needs no other repository.
-	if _, err := h.opt.Registry.BlobSize(r.Context(), q.Repository, q.Digest); err == nil {
-		from = q.Repository
-	}
-	if from != "" && (from == q.Repository || h.visible(r, from)) {
-		mounted, err := h.opt.Registry.Mount(r.Context(), q.Repository, q.Digest, from, a)
-		if e, ok := errors.AsType[*registry.Error](err); ok && (e.Code == registry.BlobUnknown || e.Code == registry.NameUnknown) {
-			mounted, err = false, nil
+	// What is here already needs no other repository. Looking costs nothing; a mount
+	// that finds nothing would be a transaction that is made durable.
+	for _, from := range []string{q.Repository, q.From} {
+		if from == "" || from != q.Repository && !h.visible(r, from) {
+			continue
 		}
+		if _, err := h.opt.Registry.BlobSize(r.Context(), from, q.Digest); err != nil {
+			continue
+		}
+		mounted, err := h.opt.Registry.Mount(r.Context(), q.Repository, q.Digest, from, a)
 		if err != nil {
 			return err
 		}
