@@ -1,15 +1,15 @@
 // Package registry is what a registry keeps and the rules by which it changes:
 // manifests, tags, referrers and blobs in three catalogs, releases, retention
 // and collection.
-
+//
 // Every change is judged inside the transaction that makes it, by the class of
 // its repository (package catalog), so that no way of asking goes around a rule.
 // It speaks no HTTP (package distribution does), knows no users but by name
 // (package access knows them) and judges no image (package release asks the
 // gate). Where records and content are kept is package store's.
-
+//
 // # Durability
-
+//
 // What a method has returned without an error is durable. Decisions that the
 // audit log must know (Release, Revoke, RollBack, Erase, collections of manifests)
 // are made in three steps: an intent is recorded, the log has the entry, the
