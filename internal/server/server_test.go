@@ -31,6 +31,7 @@ import (
 	"twinhull.dev/twinhull/internal/audit"
 	"twinhull.dev/twinhull/internal/registry"
 	"twinhull.dev/twinhull/internal/registry/access"
+	"twinhull.dev/twinhull/internal/trust"
 )
 
 // running is a server that a test talks to.
@@ -58,8 +59,20 @@ func (b *safeBuffer) String() string {
 	return b.b.String()
 }
 
+// testSigner is a key that costs nothing to open.
+var testSigner = sync.OnceValue(func() *trust.Key {
+	k, err := trust.Generate(trust.ECDSA)
+	if err != nil {
+		panic(err)
+	}
+	return k
+})
+
+func testOptions() Options { return Options{signer: testSigner()} }
+
 func start(t *testing.T, c Config, opt Options) *running {
 	t.Helper()
+	opt.signer = testSigner()
 	r := &running{t: t, log: &safeBuffer{}}
 	opt.Stderr = r.log
 	opt.Getenv = func(string) string { return "" }
@@ -224,7 +237,7 @@ func TestNothingIsServedByDefault(t *testing.T) {
 func TestSecondServerIsRefused(t *testing.T) {
 	c := config(t)
 	start(t, c, Options{})
-	if _, err := Open(t.Context(), c, Options{}); err == nil || !strings.Contains(err.Error(), "another server uses this folder") {
+	if _, err := Open(t.Context(), c, testOptions()); err == nil || !strings.Contains(err.Error(), "another server uses this folder") {
 		t.Errorf("%v", err)
 	}
 }
@@ -413,7 +426,7 @@ func TestRulesAreReadAgain(t *testing.T) {
 		}
 	}
 	write("version: 1\ncoverage: 90\n")
-	s, err := Open(t.Context(), c, Options{})
+	s, err := Open(t.Context(), c, testOptions())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -478,7 +491,7 @@ func TestUsersAreReadAgain(t *testing.T) {
 	if err := os.WriteFile(c.Access.Users, []byte(line), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := Open(t.Context(), c, Options{})
+	s, err := Open(t.Context(), c, testOptions())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -710,7 +723,7 @@ func metricsOf(t *testing.T, r *running) string {
 
 func TestReadyTellsWhatFails(t *testing.T) {
 	c := config(t)
-	s, err := Open(t.Context(), c, Options{})
+	s, err := Open(t.Context(), c, testOptions())
 	if err != nil {
 		t.Fatal(err)
 	}
