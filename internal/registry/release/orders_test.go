@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"twinhull.dev/twinhull/internal/audit"
+	"twinhull.dev/twinhull/internal/evidence/strictjson"
 	"twinhull.dev/twinhull/internal/evidence/summary"
 	"twinhull.dev/twinhull/internal/inspect/corpus"
 	"twinhull.dev/twinhull/internal/oci"
@@ -479,4 +480,32 @@ func must(b []byte, err error) []byte {
 		panic(err)
 	}
 	return b
+}
+
+// FuzzOrder: whatever somebody who may sign puts into an order, it is refused or
+// is an order.
+func FuzzOrder(f *testing.F) {
+	d := oci.Digest("sha256:" + strings.Repeat("0", 64))
+	for _, o := range []Order{
+		{ID: "request-1", Time: "2026-11-22T12:00:00Z", Repository: "registry.example/app", Version: "1.0.0", Moves: []audit.Move{{Tag: "latest", From: d, To: d}}},
+		{ID: "request-1", Time: "2026-11-22T12:00:00Z", Repository: "registry.example/app", Reason: "x"},
+	} {
+		raw, err := json.Marshal(o)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var o Order
+		if strictjson.Unmarshal(raw, &o) != nil {
+			return
+		}
+		if o.check(TypeRollBack) == nil && (len(o.Moves) == 0 || o.Version == "" || !registry.ValidRequestID(o.ID)) {
+			t.Errorf("a roll-back: %+v", o)
+		}
+		if o.check(TypeErase) == nil && (len(o.Moves) > 0 || strings.TrimSpace(o.Reason) == "") {
+			t.Errorf("an erasure: %+v", o)
+		}
+	})
 }

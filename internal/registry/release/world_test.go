@@ -60,7 +60,7 @@ func (database) Match(_ context.Context, packages []inspect.Package, _ inspect.O
 // world is a server without its HTTP: a registry in memory, a log in a folder,
 // whom the server believes, and the service.
 type world struct {
-	t        *testing.T
+	t        testing.TB
 	registry *registry.Registry
 	log      *audit.Log
 	dir      string     // of the log
@@ -72,7 +72,7 @@ type world struct {
 	during   func() // called once when rules are read: while a candidate is judged
 }
 
-func newWorld(t *testing.T, change ...func(*Config)) *world {
+func newWorld(t testing.TB, change ...func(*Config)) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), key: newKey(t), server: newKey(t), ops: []*trust.Key{newKey(t), newKey(t)}}
 	var err error
@@ -104,7 +104,7 @@ func newWorld(t *testing.T, change ...func(*Config)) *world {
 	return w
 }
 
-func newKey(t *testing.T) *trust.Key {
+func newKey(t testing.TB) *trust.Key {
 	t.Helper()
 	k, err := trust.Generate(trust.ECDSA)
 	if err != nil {
