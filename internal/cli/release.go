@@ -99,6 +99,8 @@ func (o *releaseOptions) run(ctx context.Context, env *Env, image, version strin
 		fmt.Fprintf(env.Stdout, "would release %s:%s  %s\n", a.Repository, a.Version, a.Digest)
 	case a.Repeated:
 		fmt.Fprintf(env.Stdout, "released before by this request  %s:%s  %s\n", a.Repository, a.Version, a.Digest)
+	case a.Again:
+		fmt.Fprintf(env.Stdout, "released already, claims added  %s:%s  %s\n", a.Repository, a.Version, a.Digest)
 	default:
 		fmt.Fprintf(env.Stdout, "released %s:%s  %s\n", a.Repository, a.Version, a.Digest)
 	}

@@ -35,6 +35,7 @@ type Answer struct {
 	Moves      []audit.Move  `json:"moves,omitempty"`
 	Entry      *uint64       `json:"entry,omitempty"` // index in the audit log; absent of a dry run
 	Repeated   bool          `json:"repeated,omitempty"`
+	Again      bool          `json:"again,omitempty"` // it was released before with this digest: claims were added
 	DryRun     bool          `json:"dryRun,omitempty"`
 	Summaries  []oci.Digest  `json:"summaries,omitempty"` // bundles: of the images and of the index
 	Notes      string        `json:"notes,omitempty"`     // release notes, Markdown

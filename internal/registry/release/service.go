@@ -178,7 +178,7 @@ func (s *Service) Release(ctx context.Context, req Request, actor audit.Actor) (
 			return nil, withID(err, c.id)
 		}
 		if ok {
-			return &Answer{ID: c.id, Repository: repository, Version: done.Version, Digest: done.Digest, Moves: done.Moves, Entry: &done.Entry, Repeated: true}, nil
+			return &Answer{ID: c.id, Repository: repository, Version: done.Version, Digest: done.Digest, Moves: done.Moves, Entry: &done.Entry, Repeated: true, Again: done.Again}, nil
 		}
 	}
 	versions, err := s.c.Registry.Versions(ctx, c.home)
@@ -212,7 +212,7 @@ func (s *Service) Release(ctx context.Context, req Request, actor audit.Actor) (
 	if err != nil {
 		return nil, s.refused(ctx, req, c, actor, j, nil, err)
 	}
-	out.Moves, out.Entry, out.Repeated = done.Moves, &done.Entry, done.Repeated
+	out.Moves, out.Entry, out.Repeated, out.Again = done.Moves, &done.Entry, done.Repeated, done.Again
 	s.c.Logger.Info("released", "repository", c.home, "version", out.Version, "digest", c.digest, "by", actor.Name, "entry", done.Entry, "request", c.id)
 	return out, nil
 }

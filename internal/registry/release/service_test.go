@@ -349,7 +349,9 @@ func TestRepeated(t *testing.T) {
 	// brings what was signed since.
 	late := y.claim(w.key, "https://example.test/note/v1", struct{}{})
 	w.put(y.store, app+"/candidate", late)
-	w.release(y.image.Digest, "1.0.0")
+	if a := w.release(y.image.Digest, "1.0.0"); !a.Again || len(a.Moves) != 0 {
+		t.Errorf("%+v", a)
+	}
 	if got := w.versions(); !slices.Equal(got, []string{"1.0.0"}) {
 		t.Errorf("versions: %q", got)
 	}
