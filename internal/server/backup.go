@@ -83,8 +83,9 @@ func (s *Server) backup(ctx context.Context, dir string) (out BackedUp, err erro
 			if err := s.store.files.Backup(ctx, filepath.Join(dir, "store")); err != nil {
 				return err
 			}
-		} else {
-			out.Partial = "the database and the bucket have their own back-ups"
+		}
+		if s.store.rest != "" {
+			out.Partial = s.store.rest + ": back up with its own tools, after this"
 		}
 		if s.audit == nil {
 			return nil

@@ -72,14 +72,15 @@ func (p Postgres) used() bool { return p != (Postgres{}) }
 
 // S3 keeps the blobs in a bucket. Zero: in files of Data.
 type S3 struct {
-	Endpoint   string // URL of the service
-	Region     string // "us-east-1" where the service does not care
-	Bucket     string
-	Prefix     string // before every key; may be ""
-	KeyIDFile  string // file with the access key's identifier
-	SecretFile string // file with the secret
-	PathStyle  bool   // the bucket is in the path and not in the host name
-	Redirect   bool   // clients fetch blobs from the bucket themselves
+	Endpoint    string // URL of the service; "": Amazon's of the region
+	Region      string // "": us-east-1
+	Bucket      string
+	Prefix      string // before every key, with a slash at its end; may be ""
+	KeyIDFile   string // file with the access key's identifier; "": AWS_ACCESS_KEY_ID
+	SecretFile  string // file with its secret; "": AWS_SECRET_ACCESS_KEY
+	PathStyle   bool   // the bucket is in the path and not in the host name
+	Redirect    bool   // clients fetch blobs from the bucket themselves
+	URLEndpoint string // how clients reach it, if not as Endpoint
 }
 
 func (s S3) used() bool { return s != (S3{}) }
@@ -210,11 +211,14 @@ func (c Config) Check() error {
 		return fmt.Errorf("storage.postgres: want urlFile or urlVariable")
 	}
 	if s := c.Storage.S3; s.used() {
-		for name, v := range map[string]string{"endpoint": s.Endpoint, "bucket": s.Bucket, "keyIDFile": s.KeyIDFile, "secretFile": s.SecretFile} {
-			if v == "" {
-				return fmt.Errorf("storage.s3: %s is missing", name)
-			}
+		if s.Bucket == "" {
+			return fmt.Errorf("storage.s3: bucket is missing")
 		}
+		if (s.KeyIDFile == "") != (s.SecretFile == "") {
+			return fmt.Errorf("storage.s3: want keyIDFile and secretFile, or neither")
+		}
+	} else if c.Storage.Postgres.used() {
+		return fmt.Errorf("storage.postgres: blobs in files of one server would be missing to the others: want storage.s3 too")
 	}
 	if c.Audit.Elsewhere && !(c.Storage.Postgres.used() && c.Storage.S3.used()) {
 		return fmt.Errorf("audit.elsewhere: is for several servers on one database and bucket: want storage.postgres and storage.s3")

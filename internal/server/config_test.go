@@ -174,6 +174,8 @@ func TestCheck(t *testing.T) {
 		"hosts: \"https://a.example\"": func(c *Config) { c.Hosts = []string{"https://a.example"} },
 		"urlFile or urlVariable":       func(c *Config) { c.Storage.Postgres.URLVariable = "X" },
 		"bucket is missing":            func(c *Config) { c.Storage.S3.Bucket = "" },
+		"want storage.s3 too":          func(c *Config) { c.Storage.S3 = S3{} },
+		"or neither":                   func(c *Config) { c.Storage.S3.KeyIDFile = "" },
 		"2 of 1 witnesses":             func(c *Config) { c.Audit.Quorum = 2 },
 		"retention.candidate":          func(c *Config) { c.Retention.Candidate = 0 },
 		"want a minute at least":       func(c *Config) { c.Retention.Unreferenced = time.Second },

@@ -50,6 +50,7 @@ func keys(c *Config) []key {
 		path("storage.s3.secretFile", "file with its secret", &c.Storage.S3.SecretFile),
 		flag("storage.s3.pathStyle", "the bucket is in the path, not in the host name", &c.Storage.S3.PathStyle),
 		flag("storage.s3.redirect", "clients fetch blobs from the bucket themselves", &c.Storage.S3.Redirect),
+		text("storage.s3.urlEndpoint", "how clients reach it, if not as endpoint", &c.Storage.S3.URLEndpoint),
 
 		path("audit.dir", "folder of the audit log; default: log in data", &c.Audit.Dir),
 		text("audit.name", "name of this installation in a new log's origin, for ever; default: one is invented", &c.Audit.Name),

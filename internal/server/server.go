@@ -160,7 +160,7 @@ func (s *Server) openCore(ctx context.Context) (err error) {
 		return err
 	}
 	// The store's lock keeps a second server out of the folder: all else is ours.
-	if s.store, err = openStore(ctx, c, false); err != nil {
+	if s.store, err = openStore(ctx, c, s.opt.Getenv); err != nil {
 		return err
 	}
 	s.closers = append(s.closers, s.store.close)
