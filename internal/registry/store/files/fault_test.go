@@ -734,7 +734,7 @@ func childFull(dir string) error {
 	return nil
 }
 
-// childReadOnly makes the disk read-only beneath a running server.
+// childReadOnly starts on a disk that is read-only.
 func childReadOnly(dir string) error {
 	mountTmpfs(dir)
 	f, err := Open(dir, Options{})
