@@ -27,7 +27,15 @@ func TestMain(m *testing.M) {
 		writer(text)
 		return
 	}
-	os.Exit(m.Run())
+	dir, err := os.MkdirTemp("", "twinhull-audit-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fixtures.dir = dir
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
 }
 
 // writer appends entries and prints "INDEX ID" for each that was acknowledged.

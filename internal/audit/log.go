@@ -73,6 +73,10 @@ type Options struct {
 	WitnessTimeout time.Duration
 	Client         *http.Client // for witnesses; nil: one of our own
 
+	// CloseTimeout is how long Close waits for the last checkpoint; 0: five
+	// seconds.
+	CloseTimeout time.Duration
+
 	// Anchors are signed checkpoints that are known from elsewhere: Open refuses
 	// a log that does not have what they cover, so that an old backup does not
 	// become a second history.
@@ -128,6 +132,9 @@ func Open(dir string, opt Options) (l *Log, err error) {
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)
 	}
+	if opt.CloseTimeout == 0 {
+		opt.CloseTimeout = 5 * time.Second
+	}
 	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -167,7 +174,7 @@ func Open(dir string, opt Options) (l *Log, err error) {
 	o := tessera.NewAppendOptions().
 		WithBatching(batchSize, batchAge).
 		WithCheckpointInterval(CheckpointInterval).
-		WithShutdownTimeout(5*time.Second).
+		WithShutdownTimeout(opt.CloseTimeout).
 		// The guard is asked once for each checkpoint, before the other keys sign.
 		WithCheckpointSigner(&guarded{signers[0], g}, noteSigners(signers[1:])...)
 	if o, err = l.withWitnesses(o); err != nil {
@@ -937,8 +944,8 @@ func (l *Log) Stats(ctx context.Context) (Stats, error) {
 	return Stats{size, c.Size, info.ModTime()}, err
 }
 
-// Close waits for the appends that are under way and, for up to five seconds,
-// for a checkpoint that covers all. The log is closed whatever it returns.
+// Close waits for the appends that are under way and, for up to CloseTimeout, for
+// a checkpoint that covers all. The log is closed whatever it returns.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	if l.closed {

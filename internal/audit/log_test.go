@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -421,15 +422,18 @@ func BenchmarkAppend(b *testing.B) {
 	for _, writers := range []int{1, 64, 1024} {
 		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
 			l := open(b, b.TempDir(), Options{})
+			took := make([]time.Duration, b.N)
 			work := make(chan int)
 			var wg sync.WaitGroup
 			b.ResetTimer()
 			for range writers {
 				wg.Go(func() {
 					for n := range work {
+						start := time.Now()
 						if _, err := l.Append(context.Background(), sample(fmt.Sprint("bench-", n))); err != nil {
 							b.Error(err)
 						}
+						took[n] = time.Since(start)
 					}
 				})
 			}
@@ -439,6 +443,27 @@ func BenchmarkAppend(b *testing.B) {
 			close(work)
 			wg.Wait()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "entries/s")
+			quantiles(b, took)
 		})
 	}
+}
+
+// BenchmarkAwait is an append with the checkpoint that covers it.
+func BenchmarkAwait(b *testing.B) {
+	l := open(b, b.TempDir(), Options{})
+	took := make([]time.Duration, b.N)
+	for n := range b.N {
+		start := time.Now()
+		if _, err := l.Await(context.Background(), add(b, l, fmt.Sprint("bench-", n))); err != nil {
+			b.Fatal(err)
+		}
+		took[n] = time.Since(start)
+	}
+	quantiles(b, took)
+}
+
+func quantiles(b *testing.B, took []time.Duration) {
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 
@@ -28,9 +29,25 @@ type fixture struct {
 	key   string // private
 }
 
+// fixtures is a folder for what several tests read and none changes.
+var fixtures struct {
+	dir string // TestMain makes and removes it
+	log sync.Once
+	got *fixture
+}
+
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "log")
+	fixtures.log.Do(func() { fixtures.got = makeFixture(t) })
+	if fixtures.got == nil {
+		t.Fatal("there is no fixture")
+	}
+	return fixtures.got
+}
+
+func makeFixture(t testing.TB) *fixture {
+	t.Helper()
+	dir := filepath.Join(fixtures.dir, "log")
 	l := open(t, dir, Options{Installation: "fixture"})
 	grow(t, l, 30, "early")
 	early, err := l.Await(context.Background(), 29)

@@ -120,7 +120,7 @@ func TestWitnessedLog(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(forged, "log.key"), []byte(private), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f := open(t, forged, Options{Witnesses: servers, Quorum: 2, WitnessTimeout: time.Second})
+	f := open(t, forged, Options{Witnesses: servers, Quorum: 2, WitnessTimeout: time.Second, CloseTimeout: 100 * time.Millisecond})
 	i := add(t, f, "another history", "of", "four", "entries")
 	ended, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer cancel()
