@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +30,8 @@ type metrics struct {
 	collected *prometheus.CounterVec // kind
 	freed     *prometheus.CounterVec
 	failures  *prometheus.CounterVec // task
+
+	known sync.Map // seriesKey to *series
 
 	storeBytes atomic.Int64
 	storeItems atomic.Int64
@@ -97,6 +100,18 @@ func (m *metrics) Collected(kind string, items int, bytes int64) {
 	m.freed.WithLabelValues(kind).Add(float64(bytes))
 }
 
+// series are the counters of one kind of request, looked up once.
+type series struct {
+	requests prometheus.Counter
+	seconds  prometheus.Observer
+	in, out  prometheus.Counter
+}
+
+type seriesKey struct {
+	route, method string
+	status        int
+}
+
 // request counts one.
 func (m *metrics) request(route, method string, status int, in, out int64, took time.Duration) {
 	switch method {
@@ -104,14 +119,19 @@ func (m *metrics) request(route, method string, status int, in, out int64, took 
 	default:
 		method = "other" // a client may write anything there
 	}
-	m.requests.WithLabelValues(route, method, strconv.Itoa(status)).Inc()
-	m.seconds.WithLabelValues(route).Observe(took.Seconds())
-	if in > 0 {
-		m.in.WithLabelValues(route).Add(float64(in))
+	k := seriesKey{route, method, status}
+	found, ok := m.known.Load(k)
+	if !ok {
+		found, _ = m.known.LoadOrStore(k, &series{
+			m.requests.WithLabelValues(route, method, strconv.Itoa(status)), m.seconds.WithLabelValues(route),
+			m.in.WithLabelValues(route), m.out.WithLabelValues(route),
+		})
 	}
-	if out > 0 {
-		m.out.WithLabelValues(route).Add(float64(out))
-	}
+	s := found.(*series)
+	s.requests.Inc()
+	s.seconds.Observe(took.Seconds())
+	s.in.Add(float64(max(in, 0)))
+	s.out.Add(float64(max(out, 0)))
 }
 
 // countedLog counts decisions on their way to the log.
