@@ -199,6 +199,22 @@ func TestNothingWritableWithoutGrant(t *testing.T) {
 	})
 }
 
+func TestReads(t *testing.T) {
+	g := compile(t,
+		Grant{To: []string{"user:dev"}, May: scope(t, "push:development"), Repositories: []string{"a"}},
+		Grant{To: []string{"user:reader"}, May: scope(t, "pull:production"), Repositories: []string{"a"}},
+		Grant{To: []string{"user:op"}, May: scope(t, "operate", "audit", "release"), Repositories: []string{"**"}},
+	)
+	for name, want := range map[string]bool{"dev": true, "reader": true, "op": false, "other": false} {
+		if g.Reads(user(name)) != want {
+			t.Errorf("%s reads something: %v", name, !want)
+		}
+	}
+	if g.Reads(Identity{}) {
+		t.Error("strangers read something")
+	}
+}
+
 func TestParseScope(t *testing.T) {
 	for _, s := range Scopes() {
 		if got, err := ParseScope(s); err != nil || got.String() != s {
