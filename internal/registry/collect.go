@@ -59,10 +59,11 @@ func (c *Collected) add(x Removed) {
 // for it.
 const (
 	leastBatch = 16
-	mostBatch  = 400 // whose digests fit an entry of the audit log
+	mostBatch  = 400
 	batchTime  = 15 * time.Millisecond
 
-	mostDeleted = 2000 // contents at once
+	mostDeleted = 2000     // contents at once
+	mostLogged  = 48 << 10 // bytes of names in one entry of the audit log
 )
 
 // item is something whose time to be looked at has come.
@@ -249,14 +250,21 @@ func (r *Registry) collect(ctx context.Context, items []item, now time.Time, out
 	var going []Removed
 	if err := r.store.Records.View(ctx, func(tx store.Reader) error {
 		going = nil
-		for _, it := range items {
+		size := 0
+		for i, it := range items {
 			x, _, err := r.garbage(tx, it, now)
 			if err != nil {
 				return err
 			}
-			if x != nil && x.Kind != "blob" {
-				going = append(going, *x)
+			if x == nil || x.Kind == "blob" {
+				continue
 			}
+			// An entry of the log has its limit; what does not fit is for the next batch.
+			if size += len(x.Repository) + len(x.Name) + 16; size > mostLogged {
+				items = items[:i]
+				break
+			}
+			going = append(going, *x)
 		}
 		return nil
 	}); err != nil {
@@ -306,6 +314,13 @@ func (r *Registry) collect(ctx context.Context, items []item, now time.Time, out
 			}
 			switch x.Kind {
 			case "manifest":
+				var tags []string // that have expired with it
+				if tags, err = keysOf(tx, key(kTagged, it.repo, it.name, ""), 0); err != nil {
+					return err
+				}
+				for _, tag := range tags {
+					removed = append(removed, Removed{Kind: "tag", Repository: it.repo, Name: tag})
+				}
 				err = r.removeManifest(tx, it.repo, oci.Digest(it.name), server, now)
 			case "tag":
 				_, err = r.removeTag(tx, it.repo, it.name, server, now)

@@ -141,6 +141,11 @@ func (r *Registry) decide(ctx context.Context, in intent, result any, prepare fu
 			return err
 		}
 		e.Type, e.ID, e.Time, e.Action, e.Verdict = audit.EntryType, in.ID, audit.Timestamp(in.At), in.Kind, "allowed"
+		// What the log would refuse must not become an intent: it could never be done,
+		// and would be in the way of every other decision about the repository.
+		if _, err := audit.Marshal(e); err != nil {
+			return &Error{Code: Unsupported, Reason: NotLoggable, Message: "the audit log cannot hold the decision: " + err.Error(), Remedy: "give a shorter reason, without control characters"}
+		}
 		in.Entry = e
 		if in.Plan, err = json.Marshal(plan); err != nil {
 			return err

@@ -82,6 +82,7 @@ const (
 	TooManyReferrers    Reason = "too-many-referrers"
 	ManifestTooLarge    Reason = "manifest-too-large"
 	UploadGone          Reason = "upload-unknown"
+	NotLoggable         Reason = "not-loggable"                  // the audit log could not hold the decision
 	Recovering          Reason = "recovering-from-interruption"  // an intent is not finished yet
 	UnknownForeign      Reason = "foreign-registry-unconfigured" // release to a registry that the server may not write
 )

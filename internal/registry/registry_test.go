@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -381,6 +382,34 @@ func TestAnotherRetention(t *testing.T) {
 	w.collect()
 	if w.has(devel, "main") || w.has(devel, "x") {
 		t.Error("a tag stayed longer than a day")
+	}
+	w.check()
+}
+
+// TestWhatTheLogCannotHold: a decision that could never be logged is refused
+// before anything is kept of it, and a collection of many long names goes on.
+func TestWhatTheLogCannotHold(t *testing.T) {
+	w := newWorld(t)
+	d := must[oci.Descriptor](t)(w.image(candidate, prod))
+	must[Released](t)(w.release(production, d.Digest, "1.0.0"))
+	if _, err := w.r.Revoke(t.Context(), RevokeOrder{RequestID: "revoke-long", Repository: production, Digest: d.Digest, Reason: strings.Repeat("x", audit.MaxEntry), Entry: audit.Entry{Actor: alice}}); why(err) != NotLoggable {
+		t.Errorf("a reason of 64 KiB: %v", err)
+	}
+	if _, err := w.r.Revoke(t.Context(), RevokeOrder{RequestID: "revoke-short", Repository: production, Digest: d.Digest, Reason: "x", Entry: audit.Entry{Actor: alice}}); err != nil {
+		t.Errorf("the next decision: %v", err)
+	}
+	long := strings.Repeat("a", 200) + "/dev"
+	for i := range 300 {
+		must[oci.Descriptor](t)(w.index(long, nil, fmt.Sprintf("%0128d", i)))
+	}
+	w.pass(8 * day)
+	if c := w.collect(); c.Tags != 300 {
+		t.Errorf("%d tags went: %+v", c.Tags, c.Looked)
+	}
+	for _, e := range w.log.entries {
+		if _, err := audit.Marshal(e); err != nil {
+			t.Error(err)
+		}
 	}
 	w.check()
 }
