@@ -345,9 +345,10 @@ if "$2"; then exit 22; fi
 rm "$1/filler"
 export TWINHULL_AUDIT_TEST_WRITER="$1/log 3 1 after"
 "$2" || exit 23
-mount -o remount,ro "$1"
+mount -o remount,bind,ro "$1"
 export TWINHULL_AUDIT_TEST_WRITER="$1/log 3 1 readonly"
 if "$2"; then exit 24; fi
+if find "$1/log" | grep -E '[0-9]{7}$'; then exit 25; fi
 cp -a "$1/log" "$3"
 `
 	tmp := t.TempDir()

@@ -41,6 +41,9 @@ const (
 	batchSize = 4 * width
 )
 
+// sweepInterval is how often a log tidies up after failed appends.
+const sweepInterval = 10 * time.Second
+
 // The files of a log that are not of the tree.
 const (
 	privateFile = "log.key"
@@ -157,7 +160,7 @@ func Open(dir string, opt Options) (l *Log, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := l.sweep(); err != nil {
+	if err := l.sweep("."); err != nil {
 		return nil, err
 	}
 	if err := l.begin(signers[0]); err != nil {
@@ -432,8 +435,12 @@ func (l *Log) examine(ctx context.Context) (*Checkpoint, error) {
 
 // sweep removes what interrupted writes of the storage left: files under names
 // with a random number behind them, which no reader asks for.
-func (l *Log) sweep() error {
-	return filepath.WalkDir(l.dir, func(path string, d fs.DirEntry, err error) error {
+func (l *Log) sweep(below string) error {
+	top := filepath.Join(l.dir, below)
+	return filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+		if path == top && errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -753,6 +760,7 @@ type written struct {
 // small as its waiting is short, and write every one of them.
 func (l *Log) group(ctx context.Context) {
 	last := 1
+	var swept time.Time
 	for {
 		var batch []waiting
 		select {
@@ -787,9 +795,23 @@ func (l *Log) group(ctx context.Context) {
 		for i, w := range batch {
 			futures[i] = l.appender.Add(ctx, w.entry)
 		}
-		for i, w := range batch {
+		results := make([]written, len(batch))
+		failed := false
+		for i := range batch {
 			at, err := futures[i]()
-			w.done <- written{at.Index, err}
+			results[i] = written{at.Index, err}
+			failed = failed || err != nil
+		}
+		// A full disk makes the storage leave its temporary files. Nothing is being
+		// written below tile now, so they can go, and with them what they fill.
+		if failed && time.Since(swept) > sweepInterval {
+			swept = time.Now()
+			if err := l.sweep("tile"); err != nil {
+				l.logger.Warn("cannot tidy up after a failed append", "err", err)
+			}
+		}
+		for i, w := range batch {
+			w.done <- results[i]
 		}
 	}
 }
