@@ -82,7 +82,8 @@ func NewTrust(log, witnesses []string, quorum int) (*Trust, error) {
 	t := &Trust{Quorum: quorum}
 	for _, k := range log {
 		v, err := note.NewVerifier(strings.TrimSpace(k))
-		if err != nil {
+		// note reads the hash in any case; a key has one form.
+		if err != nil || !strings.HasPrefix(strings.TrimSpace(k), fmt.Sprintf("%s+%08x+", v.Name(), v.KeyHash())) {
 			return nil, fmt.Errorf("log key %q: not a verifier key of C2SP signed-note (NAME+HASH+KEY)", k)
 		}
 		if len(t.Log) > 0 && v.Name() != t.Log[0].Name() {

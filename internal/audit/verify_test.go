@@ -534,6 +534,15 @@ func TestTrust(t *testing.T) {
 	if _, err := NewTrust([]string{public}, nil, 1); err == nil {
 		t.Error("a quorum of nobody")
 	}
+	parts := strings.SplitN(public, "+", 3)
+	for _, hash := range []string{strings.ToUpper(parts[1]), "0" + parts[1]} {
+		if hash == parts[1] {
+			continue // all digits
+		}
+		if _, err := NewTrust([]string{parts[0] + "+" + hash + "+" + parts[2]}, nil, 0); err == nil {
+			t.Error("a key in another form")
+		}
+	}
 	if _, err := NewTrust([]string{private}, nil, 0); err == nil {
 		t.Error("a private key")
 	}
