@@ -94,6 +94,9 @@ func TestKustomizeBase(t *testing.T) {
 		{pod, []any{"securityContext", "runAsNonRoot"}, true},
 		{pod, []any{"securityContext", "seccompProfile", "type"}, "RuntimeDefault"},
 		{pod, []any{"automountServiceAccountToken"}, false},
+		// Kustomize adds no selector here: {} would be every Pod of the namespace.
+		{docs["networkpolicy.yaml"], []any{"spec", "podSelector", "matchLabels", "app.kubernetes.io/name"},
+			at(docs["kustomization.yaml"], "labels", 0, "pairs", "app.kubernetes.io/name")},
 		{container, []any{"securityContext", "readOnlyRootFilesystem"}, true},
 		{container, []any{"securityContext", "allowPrivilegeEscalation"}, false},
 		{container, []any{"securityContext", "capabilities", "drop", 0}, "ALL"},

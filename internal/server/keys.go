@@ -2,6 +2,13 @@ package server
 
 import (
 	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,9 +24,9 @@ import (
 const passwordVariable = "TWINHULL_KEY_PASSWORD"
 
 // openKey opens the key that signs summaries. Without a configured one it is
-// DATA/keys/server.key, made on the first start and encrypted with the password
-// if there is one; else whoever can read the file can sign, which is whoever can
-// read the server's folder.
+// DATA/keys/server.key, made on the first start: encrypted with the password if
+// there is one, and else as plain PKCS #8. Encryption with the empty password, as
+// cosign does it, would keep nobody out and cost each start 64 MiB.
 func openKey(ctx context.Context, c Config, getenv func(string) string) (signer trust.Signer, made bool, err error) {
 	password := []byte(getenv(passwordVariable))
 	if c.Release.PasswordFile != "" {
@@ -48,6 +55,13 @@ func openKey(ctx context.Context, c Config, getenv func(string) string) (signer 
 	if err != nil {
 		return nil, false, fmt.Errorf("the server's key: %w", err)
 	}
+	if b, _ := pem.Decode(file); b != nil && b.Type == plainType {
+		k, err := readPlain(b.Bytes)
+		if err != nil {
+			return nil, false, fmt.Errorf("%s: %w", path, err)
+		}
+		return k, made, nil
+	}
 	k, err := trust.ReadKey(file, password)
 	if errors.Is(err, trust.ErrPassword) {
 		return nil, false, fmt.Errorf("%s: %w\nhint: the password is taken from release.passwordFile or %s", path, err, passwordVariable)
@@ -58,16 +72,55 @@ func openKey(ctx context.Context, c Config, getenv func(string) string) (signer 
 	return k, made, nil
 }
 
+// plainType is the PEM type of a private key that is not encrypted (RFC 7468, 10).
+const plainType = "PRIVATE KEY"
+
+// plainKey signs as trust.Key does, with a key that was not encrypted.
+type plainKey struct{ private *ecdsa.PrivateKey }
+
+func readPlain(der []byte) (plainKey, error) {
+	k, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return plainKey{}, err
+	}
+	e, ok := k.(*ecdsa.PrivateKey)
+	if !ok || e.Curve != elliptic.P256() {
+		return plainKey{}, fmt.Errorf("key of type %T: want ECDSA on P-256, or a key that twinhull key generate made", k)
+	}
+	return plainKey{e}, nil
+}
+
+func (k plainKey) PublicKey() crypto.PublicKey { return k.private.Public() }
+
+func (k plainKey) Sign(_ context.Context, message []byte) ([]byte, error) {
+	sum := sha256.Sum256(message)
+	return ecdsa.SignASN1(rand.Reader, k.private, sum[:])
+}
+
 func makeKey(path string, password []byte) error {
-	k, err := trust.Generate(trust.ECDSA)
-	if err != nil {
-		return err
+	var private []byte
+	var signer trust.Signer
+	if len(password) > 0 {
+		k, err := trust.Generate(trust.ECDSA)
+		if err != nil {
+			return err
+		}
+		if private, err = k.Encrypt(password); err != nil {
+			return err
+		}
+		signer = k
+	} else {
+		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return err
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(k)
+		if err != nil {
+			return err
+		}
+		private, signer = pem.EncodeToMemory(&pem.Block{Type: plainType, Bytes: der}), plainKey{k}
 	}
-	private, err := k.Encrypt(password)
-	if err != nil {
-		return err
-	}
-	public, err := trust.PublicPEM(k.PublicKey())
+	public, err := trust.PublicPEM(signer.PublicKey())
 	if err != nil {
 		return err
 	}

@@ -220,8 +220,9 @@ func (s *Server) openRelease(ctx context.Context) error {
 		if signer, made, err = openKey(ctx, s.c, s.opt.Getenv); err != nil {
 			return err
 		}
-		// Decrypting a key takes 64 MiB, once: more than serving does.
-		debug.FreeOSMemory()
+		if _, plain := signer.(plainKey); !plain {
+			debug.FreeOSMemory() // decrypting takes 64 MiB, once: more than serving does
+		}
 	}
 	var err error
 	if s.public, err = trust.PublicPEM(signer.PublicKey()); err != nil {

@@ -416,6 +416,54 @@ func TestWhatRunsIsInTheLog(t *testing.T) {
 	}
 }
 
+func TestServerKey(t *testing.T) {
+	env := func(password string) func(string) string {
+		return func(name string) string {
+			if name == passwordVariable {
+				return password
+			}
+			return ""
+		}
+	}
+	for _, password := range []string{"", "secret"} {
+		c := config(t)
+		first, made, err := openKey(t.Context(), c, env(password))
+		if err != nil || !made {
+			t.Fatalf("made %v, %v", made, err)
+		}
+		again, made, err := openKey(t.Context(), c, env(password))
+		if err != nil || made {
+			t.Fatalf("opened again: made %v, %v", made, err)
+		}
+		a, _ := trust.KeyID(first.PublicKey())
+		if b, _ := trust.KeyID(again.PublicKey()); a != b {
+			t.Error("another key")
+		}
+		path := filepath.Join(c.Data, "keys", "server.key")
+		if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o600 {
+			t.Errorf("%v, %v", fi, err)
+		}
+		sig, err := again.Sign(t.Context(), []byte("message"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := sha256.Sum256([]byte("message"))
+		shown, err := os.ReadFile(filepath.Join(c.Data, "keys", "server.pub"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		public, err := trust.ReadPublic(shown)
+		if err != nil || !ecdsa.VerifyASN1(public.(*ecdsa.PublicKey), sum[:], sig) {
+			t.Errorf("server.pub does not verify: %v", err)
+		}
+		if password != "" {
+			if _, _, err := openKey(t.Context(), c, env("")); err == nil {
+				t.Error("opened without its password")
+			}
+		}
+	}
+}
+
 func TestRulesAreReadAgain(t *testing.T) {
 	c := config(t)
 	c.Release.Policy = filepath.Join(t.TempDir(), "policy.yaml")
