@@ -392,11 +392,30 @@ func (r *Registry) deleteMarked(ctx context.Context) (int, error) {
 // abandonedUploads discards uploads that nobody continued, with the content that
 // they had become when nothing refers to it.
 func (r *Registry) abandonedUploads(ctx context.Context, now time.Time, dryRun bool, out *Collected) error {
+	// A decision that waits for the audit log needs what it attaches, however long.
+	waiting, err := r.intents(ctx)
+	if err != nil {
+		return err
+	}
+	needed := map[string]bool{}
+	for _, in := range waiting {
+		var p struct {
+			Attach []attached `json:"attach"`
+		}
+		if err := json.Unmarshal(in.Plan, &p); err != nil {
+			return fmt.Errorf("%w: a plan: %v", store.ErrDamaged, err)
+		}
+		for _, a := range p.Attach {
+			for _, id := range a.Uploads {
+				needed[id] = true
+			}
+		}
+	}
 	for u, err := range r.store.Uploads.Uploads(ctx) {
 		if err != nil {
 			return err
 		}
-		if u.Changed.Add(r.opt.Retain.Unreferenced).After(now) {
+		if needed[u.ID] || u.Changed.Add(r.opt.Retain.Unreferenced).After(now) {
 			continue
 		}
 		out.add(Removed{Kind: "upload", Name: u.ID, Bytes: u.Size})

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"twinhull.dev/twinhull/internal/audit"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/registry/store"
@@ -120,6 +122,11 @@ type facts struct {
 	Pushed    time.Time    `json:"pushed"` // last
 	By        audit.Actor  `json:"by"`
 	Pinned    *pin         `json:"pinned,omitempty"`
+}
+
+// index tells whether it lists manifests; others refer to blobs.
+func (f facts) index() bool {
+	return f.MediaType == ocispec.MediaTypeImageIndex || f.MediaType == dockerList
 }
 
 type pin struct {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -39,14 +40,17 @@ func readManifest(contentType string, content []byte, d oci.Digest) (*document, 
 		MediaType     string            `json:"mediaType"`
 		ArtifactType  string            `json:"artifactType"`
 		Config        *oci.Descriptor   `json:"config"`
-		Layers        []oci.Descriptor  `json:"layers"`
-		Manifests     []oci.Descriptor  `json:"manifests"`
+		Layers        descriptors       `json:"layers"`
+		Manifests     descriptors       `json:"manifests"`
 		Subject       *oci.Descriptor   `json:"subject"`
 		Annotations   map[string]string `json:"annotations"`
 		FSLayers      json.RawMessage   `json:"fsLayers"`
 	}
 	dec := json.NewDecoder(bytes.NewReader(content))
 	if err := dec.Decode(&m); err != nil {
+		if e, ok := errors.AsType[*Error](err); ok {
+			return nil, e
+		}
 		return nil, errorf(ManifestInvalid, "the manifest is no JSON that can be read: %v", err)
 	}
 	if dec.More() {
@@ -86,11 +90,8 @@ func readManifest(contentType string, content []byte, d oci.Digest) (*document, 
 			because("", "push an OCI image manifest or index, or Docker's schema 2")
 	}
 	for _, x := range slices.Concat(doc.blobs, doc.manifests) {
-		if err := ValidDigest(x.Digest); err != nil {
-			return nil, errorf(ManifestInvalid, "the manifest refers to something without a usable digest: %v", err)
-		}
-		if x.Size < 0 {
-			return nil, errorf(ManifestInvalid, "the manifest says that %s has a negative size", x.Digest)
+		if err := usable(x); err != nil { // of the config too
+			return nil, err
 		}
 		doc.Children = append(doc.Children, x.Digest)
 	}
@@ -112,6 +113,45 @@ func readManifest(contentType string, content []byte, d oci.Digest) (*document, 
 		}
 	}
 	return doc, nil
+}
+
+// descriptors are read one by one, each judged before the next: a list of a
+// million empty ones, three bytes each, would take several hundred times as much
+// memory.
+type descriptors []oci.Descriptor
+
+func (l *descriptors) UnmarshalJSON(raw []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	if t, err := dec.Token(); err != nil {
+		return err
+	} else if t == nil {
+		return nil
+	} else if t != json.Delim('[') {
+		return errorf(ManifestInvalid, "the manifest has something else in the place of a list of descriptors")
+	}
+	*l = descriptors{}
+	for dec.More() {
+		var d oci.Descriptor
+		if err := dec.Decode(&d); err != nil {
+			return err
+		}
+		if err := usable(d); err != nil {
+			return err
+		}
+		*l = append(*l, d)
+	}
+	return nil
+}
+
+// usable checks what every descriptor must have.
+func usable(d oci.Descriptor) error {
+	if err := ValidDigest(d.Digest); err != nil {
+		return errorf(ManifestInvalid, "the manifest refers to something without a usable digest: %v", err)
+	}
+	if d.Size < 0 {
+		return errorf(ManifestInvalid, "the manifest says that %s has a negative size", d.Digest)
+	}
+	return nil
 }
 
 // foreign layers are fetched from elsewhere and need not be here.

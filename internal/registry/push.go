@@ -354,6 +354,10 @@ func (r *Registry) addManifest(tx store.Transaction, repo string, d oci.Digest, 
 	if err != nil {
 		return false, err
 	}
+	class, _ := catalog.Of(repo)
+	if existed && class == catalog.Production {
+		return true, nil // as it was released, the type that it is served with too
+	}
 	f := doc.facts
 	if existed {
 		f.Pinned = have.Pinned
@@ -361,7 +365,7 @@ func (r *Registry) addManifest(tx store.Transaction, repo string, d oci.Digest, 
 	if err := put(tx, key(kFacts, repo, string(d)), f); err != nil {
 		return false, err
 	}
-	if class, _ := catalog.Of(repo); class != catalog.Production {
+	if class != catalog.Production {
 		if err := tx.Put(dueKey(now.Add(r.retention(class)), dueManifest, repo, string(d)), nil); err != nil {
 			return false, err
 		}

@@ -83,6 +83,7 @@ const (
 	ManifestTooLarge    Reason = "manifest-too-large"
 	UploadGone          Reason = "upload-unknown"
 	NotLoggable         Reason = "not-loggable"                  // the audit log could not hold the decision
+	NotJudged           Reason = "not-judged"                    // an image would come into production that nobody judged
 	Recovering          Reason = "recovering-from-interruption"  // an intent is not finished yet
 	UnknownForeign      Reason = "foreign-registry-unconfigured" // release to a registry that the server may not write
 )

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -38,7 +40,13 @@ type ReleaseOrder struct {
 	// Seen are all manifests that refer to the image, its parts or each other, as
 	// they were when it was judged. When there are others now, the candidate has
 	// changed.
-	Seen   []oci.Digest
+	Seen []oci.Digest
+
+	// Judged are the image or index and, of an index, the indexes and images in it
+	// that were judged. The release is refused when others would come along. nil:
+	// all that the index lists.
+	Judged []oci.Digest
+
 	Attach []Attachment
 	Entry  audit.Entry // actor, claims, digests of what was in force; the rest is filled in
 }
@@ -151,11 +159,6 @@ func (r *Registry) planRelease(tx store.Reader, o ReleaseOrder, v catalog.Versio
 	case exists:
 		p.Again = true
 	}
-	if revoked, err := has(tx, key(kRevoked, string(o.Digest), o.Repository)); err != nil {
-		return e, nil, err
-	} else if revoked {
-		wrong = append(wrong, errorf(Denied, "%s was revoked", o.Digest).because(AlreadyRevoked, "build and release another image"))
-	}
 	f, ok, err := get[facts](tx, key(kFacts, p.Candidate, string(o.Digest)))
 	switch {
 	case err != nil:
@@ -172,6 +175,17 @@ func (r *Registry) planRelease(tx store.Reader, o ReleaseOrder, v catalog.Versio
 			wrong = append(wrong, errorf(Denied, "the candidate is not complete, there is no %s", clip(strings.Join(missing, ", "))).because(CandidateIncomplete, "publish it again"))
 		}
 		p.Closure = closure.all
+		gone, err := ended(tx, o.Repository, closure.all)
+		if err != nil {
+			return e, nil, err
+		}
+		wrong = append(wrong, gone...)
+		if other, err := notJudged(tx, p.Candidate, o, closure.all); err != nil {
+			return e, nil, err
+		} else if len(other) > 0 {
+			wrong = append(wrong, errorf(Denied, "with the candidate would come what nobody judged: %s", clip(strings.Join(other, ", "))).
+				because(NotJudged, "delete from "+p.Candidate+" what refers to the candidate and is an image or index itself; of an index, list only images that are judged"))
+		}
 		if o.Seen != nil {
 			if changed := difference(closure.referrers, o.Seen); len(changed) > 0 {
 				wrong = append(wrong, errorf(Conflict, "what is said about the candidate changed while it was judged: %s", clip(strings.Join(changed, ", "))).because(CandidateChanged, "repeat with another request id"))
@@ -189,14 +203,82 @@ func (r *Registry) planRelease(tx store.Reader, o ReleaseOrder, v catalog.Versio
 	} else {
 		e.Reasons = append(e.Reasons, "released before with this digest: claims that came since are added")
 	}
-	// The closure is named in full as long as an entry can hold it.
+	// Claims and the closure are named in full as long as an entry can hold them.
+	if n := len(e.Claims); n > mostBatch {
+		e.Claims = e.Claims[:mostBatch]
+		e.Detail = maps.Clone(e.Detail)
+		if e.Detail == nil {
+			e.Detail = map[string]string{}
+		}
+		e.Detail["claims"] = strconv.Itoa(n)
+	}
+	most := min(mostBatch, mostNamed-len(e.Claims))
 	e.Digests = []oci.Digest{o.Digest}
 	for _, d := range p.Closure {
-		if d != o.Digest && len(e.Digests) < mostBatch {
+		if d != o.Digest && len(e.Digests) < most {
 			e.Digests = append(e.Digests, d)
 		}
 	}
 	return e, p, nil
+}
+
+// ended refuses what was revoked or erased in a production repository: it does not
+// come back, under another version or in an index neither.
+func ended(tx store.Reader, repo string, all []oci.Digest) (wrong []error, err error) {
+	for _, d := range all {
+		if revoked, err := has(tx, key(kRevoked, string(d), repo)); err != nil {
+			return nil, err
+		} else if revoked {
+			wrong = append(wrong, errorf(Denied, "%s was revoked", d).because(AlreadyRevoked, "build and release another image"))
+		}
+		if erased, err := has(tx, key(kTomb, repo, string(d))); err != nil {
+			return nil, err
+		} else if erased {
+			wrong = append(wrong, errorf(Denied, "%s was erased", d).because(VersionErased, "build and release another image"))
+		}
+		if len(wrong) >= 20 {
+			break // the same answer for an index of hundreds
+		}
+	}
+	return wrong, nil
+}
+
+// mostNamed is how many digests an entry of the audit log has room for, beside
+// all else: 75 bytes each (audit.MaxEntry).
+const mostNamed = 700
+
+// notJudged finds the images and indexes among what belongs to a candidate that
+// the order does not say were judged. What refers to a candidate is meant to say
+// something about it; whoever may push could let another image do so, and it would
+// be in production by its digest.
+func notJudged(tx store.Reader, repo string, o ReleaseOrder, all []oci.Digest) (out []string, err error) {
+	judged := o.Judged
+	if judged == nil {
+		if judged, err = below(tx, repo, o.Digest); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range all {
+		if slices.Contains(judged, d) {
+			continue
+		}
+		raw, ok, err := tx.Get(key(kContent, repo, string(d)))
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nil, fmt.Errorf("%w: the bytes of %s of %s are gone", store.ErrDamaged, d, repo)
+		}
+		media, content, _ := bytes.Cut(raw, []byte{0})
+		doc, err := readManifest(string(media), content, d)
+		if err != nil {
+			return nil, err
+		}
+		if doc.image != "" || doc.index() {
+			out = append(out, string(d))
+		}
+	}
+	return out, nil
 }
 
 // notCandidate says what a digest is that is no candidate.
@@ -246,20 +328,15 @@ func closure(tx store.Reader, repo string, root oci.Digest) (out found, missing 
 			return nil
 		}
 		for _, c := range f.Children {
-			isBlob, err := has(tx, key(kBlob, repo, string(c)))
-			if err != nil {
-				return err
-			}
-			isManifest, err := has(tx, key(kFacts, repo, string(c)))
-			if err != nil {
-				return err
-			}
-			switch {
-			case isManifest:
+			// An image's parts are blobs, even if their bytes are kept as a manifest
+			// too: that is another thing, which nobody judged.
+			if f.index() {
 				if err := visit(c); err != nil {
 					return err
 				}
-			case !isBlob:
+			} else if isBlob, err := has(tx, key(kBlob, repo, string(c))); err != nil {
+				return err
+			} else if !isBlob {
 				missing = append(missing, string(c))
 			}
 		}

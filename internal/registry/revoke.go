@@ -98,6 +98,9 @@ func below(tx store.Reader, repo string, d oci.Digest) (out []oci.Digest, err er
 		if err != nil {
 			return nil, err
 		}
+		if !f.index() {
+			continue
+		}
 		for _, c := range f.Children {
 			if ok, err := has(tx, key(kFacts, repo, string(c))); err != nil {
 				return nil, err
@@ -336,9 +339,17 @@ func erasable(tx store.Reader, repo string, root oci.Digest, all []oci.Digest) (
 		if d == root || slices.Contains(stays, d) {
 			continue
 		}
-		needed, err := anyOf(tx, key(kReleased, repo, string(d), ""))
+		names, err := keysOf(tx, key(kReleased, repo, string(d), ""), 0)
 		if err != nil {
 			return nil, nil, err
+		}
+		needed := false
+		for _, v := range names {
+			have, ok, err := get[Released](tx, key(kVersion, repo, v))
+			if err != nil {
+				return nil, nil, err
+			}
+			needed = needed || ok && !have.Erased
 		}
 		over, err := keysOf(tx, key(kParent, repo, string(d), ""), 0)
 		if err != nil {
