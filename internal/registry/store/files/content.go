@@ -11,8 +11,10 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	digest "github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -38,9 +40,11 @@ type content struct {
 	folders  folders
 	buffers  sync.Pool
 
+	appending atomic.Int32 // how many uploads receive bytes
+
 	mu      sync.Mutex
 	working map[string]*upload // what this process knows of uploads, by identifier
-	made    map[string]bool    // folders of blobs that are durable
+	made    map[string]bool    // folders of blobs that are durable; those of other algorithms when they are first needed
 }
 
 // upload is what is known beside its file.
@@ -62,8 +66,28 @@ func openContent(dir string, readOnly bool) (*content, error) {
 				return nil, err
 			}
 		}
+		// All folders of the usual algorithm at once: made when first needed, each
+		// would be a push that waits for one more synchronisation.
+		usual := filepath.Join(dir, "blobs", string(digest.SHA256))
+		entries, err := os.ReadDir(usual)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			c.made[filepath.Join(usual, e.Name())] = true
+		}
+		for i := range 256 {
+			d := filepath.Join(usual, fmt.Sprintf("%02x", i))
+			if c.made[d] {
+				continue
+			}
+			if err := os.Mkdir(d, 0o750); err != nil {
+				return nil, err
+			}
+			c.made[d] = true
+		}
 		// Who made them may not have come so far.
-		for _, d := range []string{dir, filepath.Join(dir, "blobs")} {
+		for _, d := range []string{dir, filepath.Join(dir, "blobs"), usual} {
 			if err := durable.SyncDir(d); err != nil {
 				return nil, err
 			}
@@ -364,18 +388,42 @@ func (u uploads) Append(ctx context.Context, id string, at int64, r io.Reader) (
 	if up.summed != size {
 		up.sum = nil
 	}
-	buf := u.buffers.Get().(*[bufferSize]byte)
-	defer u.buffers.Put(buf)
-	for synced := size; ; {
-		n, readErr := fill(ctx, r, buf[:])
-		m, err := f.Write(buf[:n])
-		if up.sum != nil {
-			up.sum.Write(buf[:m])
-			up.summed += int64(m)
+	u.appending.Add(1)
+	defer u.appending.Add(-1)
+	s := summing{sum: up.sum}
+	// One buffer is summed while the other is filled and written.
+	var bufs [2]*[bufferSize]byte
+	defer func() {
+		s.end() // it reads them
+		for _, b := range bufs {
+			if b != nil {
+				u.buffers.Put(b)
+			}
 		}
+	}()
+	for i, synced := 0, size; ; i++ {
+		if bufs[i%2] == nil {
+			bufs[i%2] = u.buffers.Get().(*[bufferSize]byte)
+		}
+		buf := bufs[i%2]
+		n, readErr := fill(ctx, r, buf[:])
+		// With a processor that has nothing else to do, beside the writing: else it
+		// would only be moved about.
+		s.add(buf[:n], readErr == nil && int(u.appending.Load()) < runtime.GOMAXPROCS(0))
+		m, err := f.Write(buf[:n])
+		up.summed += int64(m)
 		size += int64(m)
+		if m < n {
+			up.sum = nil // it has seen more than there is
+		}
 		if err != nil {
 			return size, uploadError(id, err)
+		}
+		if size-synced >= writebackSize || readErr == io.EOF && size > synced {
+			// Only begins to write, and what fails is told by the synchronisation. At the
+			// end, too: the client's next request is on its way meanwhile.
+			_ = unix.SyncFileRange(int(f.Fd()), synced, size-synced, unix.SYNC_FILE_RANGE_WRITE)
+			synced = size
 		}
 		if readErr == io.EOF {
 			return size, nil
@@ -383,11 +431,53 @@ func (u uploads) Append(ctx context.Context, id string, at int64, r io.Reader) (
 		if readErr != nil {
 			return size, fmt.Errorf("upload %s: %w", id, readErr)
 		}
-		if size-synced >= writebackSize {
-			// Only begins to write, and what fails is told by the synchronisation.
-			_ = unix.SyncFileRange(int(f.Fd()), synced, size-synced, unix.SYNC_FILE_RANGE_WRITE)
-			synced = size
-		}
+	}
+}
+
+// summing sums bytes in order, each buffer in its caller or beside it.
+type summing struct {
+	sum     hash.Hash // nil: nothing is summed
+	work    chan []byte
+	done    chan struct{}
+	pending bool // a buffer is being summed
+}
+
+// add sums b. With beside it returns before that is done, and b must not change
+// until the next call returns.
+func (s *summing) add(b []byte, beside bool) {
+	if s.sum == nil {
+		return
+	}
+	s.wait()
+	if !beside {
+		s.sum.Write(b)
+		return
+	}
+	if s.work == nil {
+		s.work, s.done = make(chan []byte, 1), make(chan struct{}, 1)
+		go func() {
+			for b := range s.work {
+				s.sum.Write(b)
+				s.done <- struct{}{}
+			}
+		}()
+	}
+	s.pending = true
+	s.work <- b
+}
+
+func (s *summing) wait() {
+	if s.pending {
+		<-s.done
+		s.pending = false
+	}
+}
+
+// end waits until all is summed.
+func (s *summing) end() {
+	s.wait()
+	if s.work != nil {
+		close(s.work)
 	}
 }
 
