@@ -270,15 +270,18 @@ func notJudged(tx store.Reader, repo string, o ReleaseOrder, all []oci.Digest) (
 			return nil, fmt.Errorf("%w: the bytes of %s of %s are gone", store.ErrDamaged, d, repo)
 		}
 		media, content, _ := bytes.Cut(raw, []byte{0})
-		doc, err := readManifest(string(media), content, d)
-		if err != nil {
-			return nil, err
-		}
-		if doc.image != "" || doc.index() {
+		if Runs(Manifest{Digest: d, MediaType: string(media), Content: content}) {
 			out = append(out, string(d))
 		}
 	}
 	return out, nil
+}
+
+// Runs tells whether a runtime could run a manifest: whether it is an image, an
+// index that may list some, or cannot be read.
+func Runs(m Manifest) bool {
+	doc, err := readManifest(m.MediaType, m.Content, m.Digest)
+	return err != nil || doc.image != "" || doc.index()
 }
 
 // notCandidate says what a digest is that is no candidate.

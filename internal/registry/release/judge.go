@@ -67,6 +67,16 @@ func (j *judgement) claims() (out []oci.Digest) {
 	return slices.Compact(out)
 }
 
+// judged are the images that the gate was asked about, and the indexes that lead
+// to them: nothing else that runs may come along.
+func (j *judgement) judged() []oci.Digest {
+	out := append([]oci.Digest{j.images.Root.Digest}, j.images.Indexes...)
+	for _, d := range j.images.Images {
+		out = append(out, d.Digest)
+	}
+	return out
+}
+
 // look lists everything that is said about the image, its parts and what is said
 // of them, beyond what the gate looked at: the release takes it along, and is
 // refused when there is anything else by then. What the gate listed must still be
@@ -76,9 +86,23 @@ func (j *judgement) look(ctx context.Context, r Registry) error {
 	if err != nil {
 		return err
 	}
+	judged := j.judged()
 	for _, d := range all {
 		if _, err := j.place.List(ctx, d); err != nil {
 			return err
+		}
+		if slices.Contains(judged, d) {
+			continue
+		}
+		// The registry's own transaction refuses it too; a foreign registry would not.
+		m, err := r.Manifest(ctx, j.from, string(d))
+		if err != nil {
+			return err
+		}
+		if registry.Runs(m) {
+			return problemf(http.StatusUnprocessableEntity, registry.Denied, registry.NotJudged,
+				"%s would come along, which is an image or index itself and which nobody judged", d).
+				remedy("delete from %s what refers to the candidate and is no claim; of an index, list only images that are judged", j.from)
 		}
 	}
 	j.place.mu.Lock()

@@ -203,7 +203,7 @@ func (s *Service) Release(ctx context.Context, req Request, actor audit.Actor) (
 		out.DryRun = true
 		return out, nil
 	}
-	order.Attach, order.Seen = w.attach, j.seen
+	order.Attach, order.Seen, order.Judged = w.attach, j.seen, j.judged()
 	if order.Seen == nil {
 		order.Seen = []oci.Digest{} // none were seen, which is to be compared too
 	}
