@@ -82,6 +82,7 @@ var order = []room{
 	{"internal/registry/store/postgres", "registry/store registry/store/overlay", "a store of records"},
 	{"internal/registry/store/s3", "oci registry/store", "a store of bytes"},
 	{"internal/registry/store/storetest", "oci registry/store", "what every store must do"},
+	{"internal/registry/store/storetest/outside", "", "servers for tests: knows no store"},
 	{"internal/registry", "oci project audit registry/catalog registry/store", "the rules of what is kept: knows no protocol, no user and no gate"},
 	{"internal/registry/access", "project audit registry/catalog registry", "who may do what: pure but for its edges, knows no protocol's routes"},
 	{"internal/registry/distribution", "oci audit registry/catalog registry/store registry", "one protocol over the registry: reads requests, decides nothing"},

@@ -5,173 +5,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"os/user"
-	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"twinhull.dev/twinhull/internal/registry/store"
 	"twinhull.dev/twinhull/internal/registry/store/storetest"
+	"twinhull.dev/twinhull/internal/registry/store/storetest/outside"
 )
 
-// server is a PostgreSQL of its own, reached through a socket in its folder.
-type server struct {
-	bin, dir string
-	as       *syscall.Credential // it refuses to run as root
-	cmd      *exec.Cmd
-}
+// server is a PostgreSQL of its own.
+type server struct{ *outside.Postgres }
 
-func skip(t testing.TB, why string) {
+func (s server) open(t testing.TB, schema string) store.Records {
 	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatal(why, "; in CI nothing is skipped (tools/prepare-tests)")
-	}
-	t.Skip(why, " (tools/prepare-tests gets it)")
-}
-
-// newServer makes a server and starts it; it ends with the test.
-func newServer(t testing.TB) *server {
-	t.Helper()
-	found, err := exec.LookPath("initdb")
-	if err != nil {
-		// Debian keeps the programs of each version apart, and none on PATH.
-		all, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-		if len(all) == 0 {
-			skip(t, "PostgreSQL is missing")
-		}
-		slices.SortFunc(all, func(a, b string) int {
-			return version(a) - version(b)
-		})
-		found = all[len(all)-1]
-	}
-	s := &server{bin: filepath.Dir(found)}
-	// Not t.TempDir, whose parents another user may not enter; and the path of a
-	// socket must be short.
-	if s.dir, err = os.MkdirTemp("", "twinhull-pg-"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(s.dir) })
-	if os.Getuid() == 0 {
-		u, err := user.Lookup("nobody")
-		if err != nil {
-			t.Fatal(err)
-		}
-		uid, _ := strconv.Atoi(u.Uid)
-		gid, _ := strconv.Atoi(u.Gid)
-		s.as = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-		if err := os.Chown(s.dir, uid, gid); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cmd := s.command("initdb", "-D", s.data(), "--no-locale", "-E", "UTF8", "-A", "trust", "-U", "twinhull", "--no-sync")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("initdb: %v\n%s", err, out)
-	}
-	s.start(t)
-	t.Cleanup(func() { s.stop(syscall.SIGINT) })
-	return s
-}
-
-func version(initdb string) int {
-	n, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(initdb))))
-	return n
-}
-
-func (s *server) data() string { return filepath.Join(s.dir, "data") }
-
-func (s *server) command(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(s.bin, name), args...)
-	cmd.Dir = s.dir
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "TZ=UTC", "LC_ALL=C"}
-	// Should the test be killed, so is the server.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.as, Pdeathsig: syscall.SIGQUIT}
-	return cmd
-}
-
-func (s *server) start(t testing.TB, settings ...string) {
-	t.Helper()
-	args := []string{"-D", s.data(), "-k", s.dir, "-c", "listen_addresses=", "-c", "max_connections=50"}
-	for _, one := range settings {
-		args = append(args, "-c", one)
-	}
-	log, err := os.Create(filepath.Join(s.dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	s.cmd = s.command("postgres", args...)
-	s.cmd.Stdout, s.cmd.Stderr = log, log
-	if err := s.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	deadline := time.Now().Add(time.Minute)
-	for {
-		conn, err := pgx.Connect(context.Background(), s.connect(""))
-		if err == nil {
-			_ = conn.Close(context.Background())
-			return
-		}
-		if time.Now().After(deadline) {
-			b, _ := os.ReadFile(log.Name())
-			t.Fatalf("PostgreSQL does not start: %v\n%s", err, b)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
-func (s *server) stop(sig syscall.Signal) {
-	if s.cmd == nil {
-		return
-	}
-	_ = s.cmd.Process.Signal(sig)
-	_ = s.cmd.Wait()
-	s.cmd = nil
-}
-
-// connect is how a schema is reached.
-func (s *server) connect(schema string) string {
-	c := fmt.Sprintf("host=%s user=twinhull dbname=postgres pool_max_conns=12", s.dir)
-	if schema == "" {
-		return strings.TrimSuffix(c, " pool_max_conns=12")
-	}
-	return c + " search_path=" + schema
-}
-
-func (s *server) exec(t testing.TB, sql string) {
-	t.Helper()
-	ctx := context.Background()
-	conn, err := pgx.Connect(ctx, s.connect(""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(ctx)
-	if _, err := conn.Exec(ctx, sql); err != nil {
-		t.Fatal(err)
-	}
-}
-
-var schemas atomic.Int64
-
-func (s *server) newSchema(t testing.TB) string {
-	t.Helper()
-	name := fmt.Sprintf("test%d", schemas.Add(1))
-	s.exec(t, "CREATE SCHEMA "+name)
-	return name
-}
-
-func (s *server) open(t testing.TB, schema string) store.Records {
-	t.Helper()
-	r, err := Open(t.Context(), s.connect(schema))
+	r, err := Open(t.Context(), s.Connect(schema))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,9 +29,9 @@ func (s *server) open(t testing.TB, schema string) store.Records {
 }
 
 func TestPostgres(t *testing.T) {
-	s := newServer(t)
+	s := server{outside.NewPostgres(t)}
 	storetest.Run(t, func(t *testing.T) storetest.Place {
-		schema := s.newSchema(t)
+		schema := s.NewSchema(t)
 		return storetest.Place{
 			Replicas: true,
 			Open: func(t *testing.T) storetest.Opened {
@@ -193,11 +42,11 @@ func TestPostgres(t *testing.T) {
 	})
 
 	t.Run("ReplicasStartTogether", func(t *testing.T) {
-		schema := s.newSchema(t)
+		schema := s.NewSchema(t)
 		var wg sync.WaitGroup
 		for range 4 {
 			wg.Go(func() {
-				r, err := Open(t.Context(), s.connect(schema))
+				r, err := Open(t.Context(), s.Connect(schema))
 				if err != nil {
 					t.Error(err)
 					return
@@ -208,10 +57,10 @@ func TestPostgres(t *testing.T) {
 		wg.Wait()
 	})
 	t.Run("RoleWithoutCreate", func(t *testing.T) {
-		schema := s.newSchema(t)
+		schema := s.NewSchema(t)
 		_ = s.open(t, schema).Close()
-		s.exec(t, fmt.Sprintf("CREATE ROLE plain LOGIN; GRANT USAGE ON SCHEMA %[1]s TO plain; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA %[1]s TO plain", schema))
-		r, err := Open(t.Context(), strings.Replace(s.connect(schema), "user=twinhull", "user=plain", 1))
+		s.Exec(t, fmt.Sprintf("CREATE ROLE plain LOGIN; GRANT USAGE ON SCHEMA %[1]s TO plain; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA %[1]s TO plain", schema))
+		r, err := Open(t.Context(), strings.Replace(s.Connect(schema), "user=twinhull", "user=plain", 1))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -221,17 +70,17 @@ func TestPostgres(t *testing.T) {
 		}
 	})
 	t.Run("OtherFormat", func(t *testing.T) {
-		schema := s.newSchema(t)
+		schema := s.NewSchema(t)
 		_ = s.open(t, schema).Close()
-		s.exec(t, "UPDATE "+schema+".twinhull_about SET format = 'twinhull records 9'")
-		if _, err := Open(t.Context(), s.connect(schema)); err == nil || !strings.Contains(err.Error(), "twinhull records 9") {
+		s.Exec(t, "UPDATE "+schema+".twinhull_about SET format = 'twinhull records 9'")
+		if _, err := Open(t.Context(), s.Connect(schema)); err == nil || !strings.Contains(err.Error(), "twinhull records 9") {
 			t.Errorf("Open: %v; want its format told", err)
 		}
 	})
 	t.Run("ReadOnly", func(t *testing.T) {
-		schema := s.newSchema(t)
+		schema := s.NewSchema(t)
 		_ = s.open(t, schema).Close()
-		r, err := Open(t.Context(), s.connect(schema)+" default_transaction_read_only=on")
+		r, err := Open(t.Context(), s.Connect(schema)+" default_transaction_read_only=on")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -244,8 +93,8 @@ func TestPostgres(t *testing.T) {
 		}
 	})
 	t.Run("SynchronousCommit", func(t *testing.T) {
-		schema := s.newSchema(t)
-		r, err := Open(t.Context(), s.connect(schema)+" synchronous_commit=off")
+		schema := s.NewSchema(t)
+		r, err := Open(t.Context(), s.Connect(schema)+" synchronous_commit=off")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -256,7 +105,7 @@ func TestPostgres(t *testing.T) {
 		}
 	})
 	t.Run("ManyBytesInPages", func(t *testing.T) {
-		r := s.open(t, s.newSchema(t))
+		r := s.open(t, s.NewSchema(t))
 		want := 0
 		for i := range 5 {
 			err := r.Update(t.Context(), func(tx store.Transaction) error {
@@ -288,7 +137,7 @@ func TestPostgres(t *testing.T) {
 		}
 	})
 	t.Run("Closed", func(t *testing.T) {
-		r := s.open(t, s.newSchema(t))
+		r := s.open(t, s.NewSchema(t))
 		_ = r.Close()
 		if err := put(t.Context(), r, "a", "1"); !errors.Is(err, store.ErrClosed) {
 			t.Errorf("Update: %v; want ErrClosed", err)
@@ -296,7 +145,7 @@ func TestPostgres(t *testing.T) {
 	})
 	// The last ones: they stop the server.
 	t.Run("ServerCrashes", func(t *testing.T) {
-		schema := s.newSchema(t)
+		schema := s.NewSchema(t)
 		r := s.open(t, schema)
 		done := 0
 		for ; done < 50; done++ {
@@ -304,11 +153,11 @@ func TestPostgres(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		s.stop(syscall.SIGQUIT) // at once; the next start recovers
+		s.Stop(syscall.SIGQUIT) // at once; the next start recovers
 		if err := put(t.Context(), r, "lost", "v"); err == nil {
 			t.Error("Update without a server succeeds")
 		}
-		s.start(t)
+		s.Start(t)
 		for i := range done {
 			v, err := get(t.Context(), r, fmt.Sprintf("k%02d", i))
 			if err != nil || v != "v" {
@@ -320,9 +169,9 @@ func TestPostgres(t *testing.T) {
 		}
 	})
 	t.Run("FsyncOff", func(t *testing.T) {
-		s.stop(syscall.SIGINT)
-		s.start(t, "fsync=off")
-		if _, err := Open(t.Context(), s.connect("public")); err == nil || !strings.Contains(err.Error(), "fsync") {
+		s.Stop(syscall.SIGINT)
+		s.Start(t, "fsync=off")
+		if _, err := Open(t.Context(), s.Connect("public")); err == nil || !strings.Contains(err.Error(), "fsync") {
 			t.Errorf("Open: %v; want it refused", err)
 		}
 	})

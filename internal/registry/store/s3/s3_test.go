@@ -4,18 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -26,73 +20,12 @@ import (
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/registry/store"
 	"twinhull.dev/twinhull/internal/registry/store/storetest"
+	"twinhull.dev/twinhull/internal/registry/store/storetest/outside"
 )
 
-const bucket, user, password = "content", "tester", "secret-of-the-test"
-
-// newServer starts a MinIO with one bucket; it ends with the test.
-func newServer(t testing.TB) Options {
-	t.Helper()
-	program, err := exec.LookPath("minio")
-	if err != nil {
-		// tools/run-tests puts it on PATH.
-		program, err = filepath.Abs("../../../../bin/peers/minio")
-		if err == nil {
-			_, err = os.Stat(program)
-		}
-	}
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("minio is missing; in CI nothing is skipped (tools/prepare-tests)")
-		}
-		t.Skip("minio is missing (tools/prepare-tests gets it)")
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
-	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { log.Close() })
-	cmd := exec.Command(program, "server", "--address", address, t.TempDir())
-	cmd.Env = []string{"HOME=" + t.TempDir(), "MINIO_ROOT_USER=" + user, "MINIO_ROOT_PASSWORD=" + password, "MINIO_BROWSER=off", "MINIO_UPDATE=off"}
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	opt := Options{Bucket: bucket, Endpoint: "http://" + address, PathStyle: true, AccessKey: user, SecretKey: password}
-	client := awss3.New(awss3.Options{
-		Region: "us-east-1", BaseEndpoint: &opt.Endpoint, UsePathStyle: true, Credentials: aws.CredentialsProviderFunc(opt.credentials),
-	})
-	deadline := time.Now().Add(time.Minute)
-	for {
-		_, err := client.CreateBucket(t.Context(), &awss3.CreateBucketInput{Bucket: aws.String(bucket)})
-		if err == nil {
-			return opt
-		}
-		if time.Now().After(deadline) {
-			b, _ := os.ReadFile(log.Name())
-			t.Fatalf("MinIO does not start: %v\n%s", err, b)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-}
-
-var prefixes atomic.Int64
-
-// fresh is a part of the bucket that nobody has used.
-func fresh(opt Options) Options {
-	opt.Prefix = fmt.Sprintf("test %d/", prefixes.Add(1)) // the space has to be escaped
-	return opt
+// of is a server's bucket.
+func of(m outside.MinIO) Options {
+	return Options{Bucket: m.Bucket, Endpoint: m.Endpoint, PathStyle: true, AccessKey: m.User, SecretKey: m.Password}
 }
 
 func open(t testing.TB, opt Options) store.Store {
@@ -140,9 +73,14 @@ func judge(t testing.TB, s store.Store, d oci.Digest) {
 }
 
 func TestS3(t *testing.T) {
-	opt := newServer(t)
+	m := outside.NewMinIO(t)
+	fresh := func() Options {
+		opt := of(m)
+		opt.Prefix = m.NewPrefix()
+		return opt
+	}
 	storetest.Run(t, func(t *testing.T) storetest.Place {
-		opt := fresh(opt)
+		opt := fresh()
 		return storetest.Place{
 			Replicas: true,
 			Open: func(t *testing.T) storetest.Opened {
@@ -154,7 +92,7 @@ func TestS3(t *testing.T) {
 	// Parts of all sizes that matter to how content is composed, and whose replica
 	// commits: the one that wrote them knows the digest, another one reads them.
 	t.Run("Compose", func(t *testing.T) {
-		opt := fresh(opt)
+		opt := fresh()
 		s, other := open(t, opt), open(t, opt)
 		b := noise(2*PartSize + minCopied + 3<<20)
 		for name, sizes := range map[string][]int{
@@ -196,7 +134,7 @@ func TestS3(t *testing.T) {
 	})
 
 	t.Run("URL", func(t *testing.T) {
-		opt := fresh(opt)
+		opt := fresh()
 		s := open(t, opt)
 		b := noise(10_000)
 		d := digest.FromBytes(b)
@@ -220,7 +158,7 @@ func TestS3(t *testing.T) {
 		if got := res.Header.Get("Content-Type"); got != contentType {
 			t.Errorf("it has the type %q", got)
 		}
-		if !strings.Contains(blob.URL, "X-Amz-Expires=300") || strings.Contains(blob.URL, password) {
+		if !strings.Contains(blob.URL, "X-Amz-Expires=300") || strings.Contains(blob.URL, m.Password) {
 			t.Errorf("%s does not expire soon, or tells too much", blob.URL)
 		}
 		for _, tc := range []struct {
@@ -268,7 +206,7 @@ func TestS3(t *testing.T) {
 				})}
 			}, "If-None-Match"},
 		} {
-			opt := fresh(opt)
+			opt := fresh()
 			tc.change(&opt)
 			t.Setenv("AWS_ACCESS_KEY_ID", "")
 			if _, err := Open(t.Context(), opt); err == nil || !strings.Contains(err.Error(), tc.want) || errors.Is(err, store.ErrNotFound) {
@@ -278,10 +216,10 @@ func TestS3(t *testing.T) {
 	})
 
 	t.Run("CredentialsOfTheEnvironment", func(t *testing.T) {
-		opt := fresh(opt)
+		opt := fresh()
 		opt.AccessKey, opt.SecretKey = "", ""
-		t.Setenv("AWS_ACCESS_KEY_ID", user)
-		t.Setenv("AWS_SECRET_ACCESS_KEY", password)
+		t.Setenv("AWS_ACCESS_KEY_ID", m.User)
+		t.Setenv("AWS_SECRET_ACCESS_KEY", m.Password)
 		open(t, opt)
 	})
 
@@ -289,7 +227,7 @@ func TestS3(t *testing.T) {
 	// first one has made.
 	t.Run("LostAnswer", func(t *testing.T) {
 		var lost sync.Map
-		opt := fresh(opt)
+		opt := fresh()
 		opt.Client = &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
 			res, err := http.DefaultTransport.RoundTrip(r)
 			if _, before := lost.LoadOrStore(r.Method+r.URL.Path, true); err == nil && r.Method == http.MethodPut && !before {
@@ -307,7 +245,7 @@ func TestS3(t *testing.T) {
 		judge(t, s, d)
 	})
 
-	t.Run("EveryRequest", func(t *testing.T) { everyRequest(t, opt) })
+	t.Run("EveryRequest", func(t *testing.T) { everyRequest(t, fresh) })
 }
 
 type transport func(*http.Request) (*http.Response, error)
@@ -317,12 +255,12 @@ func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f
 // everyRequest ends a server before and after each request that it makes for a
 // push: from there on no request of its comes through. What it has left is judged
 // by another one.
-func everyRequest(t *testing.T, opt Options) {
+func everyRequest(t *testing.T, fresh func() Options) {
 	b := noise(2*PartSize + 1000)
 	cut := 0
 	for _, answered := range []bool{false, true} {
 		for last := int64(1); ; last++ {
-			opt := fresh(opt)
+			opt := fresh()
 			judging := open(t, opt)
 			var n atomic.Int64 // requests after Open
 			n.Store(-1000)
