@@ -172,6 +172,58 @@ func (r *Registry) Referrers(ctx context.Context, repo string, subject oci.Diges
 	return list, more, err
 }
 
+// AppendReferrers is Referrers for a listing that goes out as it is kept: it appends
+// the descriptors to b as the elements of a JSON array, at most p.Limit of them and,
+// but for the first, at most so many bytes. last is the digest of the last one.
+func (r *Registry) AppendReferrers(ctx context.Context, b []byte, repo string, subject oci.Digest, artifactType string, p Page, most int) (_ []byte, last oci.Digest, more bool, err error) {
+	prefix := key(kReferrer, repo, string(subject), "")
+	// What a descriptor of the type has in it; whether it is the type is asked then.
+	wanted, err := json.Marshal(artifactType)
+	if err != nil {
+		return b, "", false, err
+	}
+	began := len(b)
+	err = r.store.Records.View(ctx, func(tx store.Reader) error {
+		b, last, more = b[:began], "", false
+		var after []byte
+		if p.After != "" {
+			after = append(slices.Clone(prefix), p.After...)
+		}
+		n := 0
+		var end []byte // key of the last one
+		for rec, err := range tx.Scan(prefix, after) {
+			if err != nil {
+				return err
+			}
+			if artifactType != "" {
+				if !bytes.Contains(rec.Value, wanted) {
+					continue
+				}
+				var d oci.Descriptor
+				if err := json.Unmarshal(rec.Value, &d); err != nil {
+					return errors.Join(store.ErrDamaged, err)
+				}
+				if d.ArtifactType != artifactType {
+					continue
+				}
+			}
+			if p.Limit > 0 && n == p.Limit || n > 0 && len(b)-began+1+len(rec.Value) > most {
+				more = true
+				break
+			}
+			if n > 0 {
+				b = append(b, ',')
+			}
+			b = append(b, rec.Value...)
+			end = append(end[:0], rec.Key[len(prefix):]...)
+			n++
+		}
+		last = oci.Digest(end)
+		return nil
+	})
+	return b, last, more, err
+}
+
 // TagOf tells where a tag points and when it goes.
 func (r *Registry) TagOf(ctx context.Context, repo, tag string) (Tag, error) {
 	var out Tag

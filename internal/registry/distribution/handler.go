@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -38,7 +39,7 @@ type Manifests interface {
 	DeleteTag(ctx context.Context, repo, tag string, a audit.Actor) error
 	Tags(ctx context.Context, repo string, p registry.Page) (names []string, more bool, err error)
 	Repositories(ctx context.Context, p registry.Page) (names []string, more bool, err error)
-	Referrers(ctx context.Context, repo string, subject oci.Digest, artifactType string, p registry.Page) (list []oci.Descriptor, more bool, err error)
+	AppendReferrers(ctx context.Context, b []byte, repo string, subject oci.Digest, artifactType string, p registry.Page, most int) (list []byte, last oci.Digest, more bool, err error)
 }
 
 // Blobs are blobs of repositories.
@@ -101,6 +102,8 @@ type Observation struct {
 type handler struct {
 	opt Options
 	log *slog.Logger
+
+	listings sync.Pool // of *[]byte, in which listings of referrers are written
 }
 
 // New returns the handler of all paths below /v2/ and of /v2 itself. Its methods
@@ -701,40 +704,33 @@ const (
 // listReferrers is end-12. Nothing found is an empty list, for an unknown
 // repository too ("MUST return a 200 OK … empty").
 func (h *handler) listReferrers(w *response, r *http.Request, q *Request) error {
-	list, more, err := h.opt.Registry.Referrers(r.Context(), q.Repository, q.Digest, q.ArtifactType, registry.Page{After: q.Page.After, Limit: min(referrersPage, h.opt.Limits.Page)})
+	const head = `{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageIndex + `","manifests":[`
+	const tail = `]}`
+	buf, ok := h.listings.Get().(*[]byte)
+	if !ok {
+		buf = new([]byte)
+	}
+	defer func() {
+		if cap(*buf) <= 1<<20 {
+			h.listings.Put(buf)
+		}
+	}()
+	b, last, more, err := h.opt.Registry.AppendReferrers(r.Context(), append((*buf)[:0], head...), q.Repository, q.Digest, q.ArtifactType,
+		registry.Page{After: q.Page.After, Limit: min(referrersPage, h.opt.Limits.Page)}, referrersBytes-len(head)-len(tail))
 	if e, ok := errors.AsType[*registry.Error](err); ok && (e.Code == registry.NameUnknown || e.Code == registry.ManifestUnknown) {
-		err = nil
+		b, more, err = append(b[:0], head...), false, nil
 	}
 	if err != nil {
 		return err
 	}
-	const head = `{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageIndex + `","manifests":[`
-	const tail = `]}`
-	b := append(make([]byte, 0, len(head)+len(tail)+len(list)*256), head...)
-	last := ""
-	for i, d := range list {
-		one, err := json.Marshal(d)
-		if err != nil {
-			return err
-		}
-		// At least one is on a page, or the list would never end.
-		if i > 0 && len(b)+1+len(one)+len(tail) > referrersBytes {
-			more = true
-			break
-		}
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = append(b, one...)
-		last = string(d.Digest)
-	}
 	b = append(b, tail...)
+	*buf = b
 	if q.ArtifactType != "" {
 		// "If the query parameter filter is applied, the response MUST include …"
 		w.Header().Set("OCI-Filters-Applied", "artifactType")
 	}
 	if more && last != "" {
-		v := url.Values{"last": {last}}
+		v := url.Values{"last": {string(last)}}
 		if q.ArtifactType != "" {
 			v.Set("artifactType", q.ArtifactType)
 		}
