@@ -399,13 +399,11 @@ func (r *Registry) abandonedUploads(ctx context.Context, now time.Time, dryRun b
 	}
 	needed := map[string]bool{}
 	for _, in := range waiting {
-		var p struct {
-			Attach []attached `json:"attach"`
+		all, err := attachments(in)
+		if err != nil {
+			return err
 		}
-		if err := json.Unmarshal(in.Plan, &p); err != nil {
-			return fmt.Errorf("%w: a plan: %v", store.ErrDamaged, err)
-		}
-		for _, a := range p.Attach {
+		for _, a := range all {
 			for _, id := range a.Uploads {
 				needed[id] = true
 			}

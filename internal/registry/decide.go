@@ -224,6 +224,9 @@ func (r *Registry) recover(ctx context.Context) error {
 	if err != nil || len(all) == 0 {
 		return err
 	}
+	if r.opt.Log == nil && r.opt.Replicas {
+		return nil // they are the business of the server that has the log, which may be at work
+	}
 	if r.opt.Log == nil {
 		return errors.New("decisions were interrupted, and there is no audit log to ask about them")
 	}
@@ -263,6 +266,18 @@ func (r *Registry) apply(ctx context.Context, in intent, index uint64) error {
 			return err
 		}
 		after = then
+		// What it attaches was committed long before: the entry of the log is between.
+		all, err := attachments(in)
+		if err != nil {
+			return err
+		}
+		for _, a := range all {
+			for _, b := range a.Blobs {
+				if err := r.stillThere(ctx, b.Digest); err != nil {
+					return err
+				}
+			}
+		}
 		raw, err := json.Marshal(result)
 		if err != nil {
 			return err
@@ -273,7 +288,7 @@ func (r *Registry) apply(ctx context.Context, in intent, index uint64) error {
 		return tx.Delete(key(kIntent, in.ID))
 	})
 	if errors.Is(err, errDeleting) {
-		// The bytes of an attachment were just being deleted: its upload is there to
+		// The bytes of an attachment are being deleted, or were: its upload is there to
 		// put them again.
 		if err := r.reattach(ctx, in); err != nil {
 			return err
@@ -290,15 +305,24 @@ func (r *Registry) apply(ctx context.Context, in intent, index uint64) error {
 	return nil
 }
 
-// reattach makes the uploads of a plan's attachments content once more.
-func (r *Registry) reattach(ctx context.Context, in intent) error {
+// attachments are what a plan attaches; nil for one that attaches nothing.
+func attachments(in intent) ([]attached, error) {
 	var p struct {
 		Attach []attached `json:"attach"`
 	}
 	if err := json.Unmarshal(in.Plan, &p); err != nil {
-		return fmt.Errorf("%w: a plan: %v", store.ErrDamaged, err)
+		return nil, fmt.Errorf("%w: a plan: %v", store.ErrDamaged, err)
 	}
-	for _, a := range p.Attach {
+	return p.Attach, nil
+}
+
+// reattach makes the uploads of a plan's attachments content once more.
+func (r *Registry) reattach(ctx context.Context, in intent) error {
+	all, err := attachments(in)
+	if err != nil {
+		return err
+	}
+	for _, a := range all {
 		for i, b := range a.Blobs {
 			err := r.deleteContent(ctx, b.Digest)
 			for errors.Is(err, errDeleting) {

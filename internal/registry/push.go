@@ -148,7 +148,10 @@ func (r *Registry) commit(ctx context.Context, id, repo string, d oci.Digest) er
 			if e := writable(repo); e != nil {
 				return e
 			}
-			return r.linkBlob(tx, repo, d, size)
+			if err := r.linkBlob(tx, repo, d, size); err != nil {
+				return err
+			}
+			return r.stillThere(ctx, d)
 		})
 		if errors.Is(err, errDeleting) {
 			// The same bytes are just being deleted: they are gone in a moment, and
@@ -182,8 +185,20 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// errDeleting: the blob's bytes are on their way out.
+// errDeleting: the blob's bytes are on their way out, or are gone.
 var errDeleting = errors.New("the blob is being deleted")
+
+// stillThere looks for bytes that were committed before the transaction it is called
+// in: another deletion of the same bytes may have begun and ended since, and left no
+// mark. Called when the transaction has seen none, its answer holds: a deletion that
+// begins now is in conflict with the transaction, whose reference it must not see.
+func (r *Registry) stillThere(ctx context.Context, d oci.Digest) error {
+	_, err := r.store.Blobs.Size(ctx, d)
+	if errors.Is(err, store.ErrNotFound) {
+		return errDeleting
+	}
+	return err
+}
 
 // linkBlob says that a repository has a blob.
 func (r *Registry) linkBlob(tx store.Transaction, repo string, d oci.Digest, size int64) error {

@@ -192,8 +192,11 @@ type world struct {
 	n     int
 }
 
-func newWorld(t failer) *world {
-	w := &world{t: t, inner: memory.New(), c: &crasher{}, now: time.Now().UTC()}
+func newWorld(t failer) *world { return newWorldOver(t, memory.New()) }
+
+// newWorldOver makes a world over an empty store.
+func newWorldOver(t failer, s store.Store) *world {
+	w := &world{t: t, inner: s, c: &crasher{}, now: time.Now().UTC()}
 	w.log = &memoryLog{c: w.c}
 	w.start()
 	return w
