@@ -320,21 +320,25 @@ func (r *reader) Get(key []byte) (value []byte, ok bool, err error) {
 func (r *reader) Scan(prefix, after []byte) iter.Seq2[store.Record, error] {
 	return func(yield func(store.Record, error) bool) {
 		var c *bolt.Cursor
-		step := func() (k, sealed []byte) {
-			c = r.bucket.Cursor()
-			return c.Seek(overlay.First(prefix, after))
+		var rec store.Record
+		// One function for all records: a listing has thousands.
+		step := func() (err error) {
+			var k, sealed []byte
+			if c == nil {
+				c = r.bucket.Cursor()
+				k, sealed = c.Seek(overlay.First(prefix, after))
+			} else {
+				k, sealed = c.Next()
+			}
+			if rec.Key = k; k == nil || !bytes.HasPrefix(k, prefix) {
+				rec = store.Record{}
+				return nil
+			}
+			rec.Value, err = open(k, sealed)
+			return err
 		}
 		for {
-			var rec store.Record
-			err := guard(r.path, func() (err error) {
-				k, sealed := step()
-				if k == nil || !bytes.HasPrefix(k, prefix) {
-					return nil
-				}
-				rec.Key = k
-				rec.Value, err = open(k, sealed)
-				return err
-			})
+			err := guard(r.path, step)
 			if err != nil {
 				yield(store.Record{}, err)
 				return
@@ -342,7 +346,6 @@ func (r *reader) Scan(prefix, after []byte) iter.Seq2[store.Record, error] {
 			if rec.Key == nil || !yield(rec, nil) {
 				return
 			}
-			step = c.Next
 		}
 	}
 }
