@@ -47,8 +47,8 @@ test: ## run every test; as root, install what the tests need first
 lint: ## check format and suspicious code
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go')); \
 	if [[ -n $$unformatted ]]; then echo "not formatted (gofmt -w):"; echo "$$unformatted"; exit 1; fi
-	$(GO) vet ./...
-	@for mod in test/*/go.mod; do if [[ -e $$mod ]]; then $(GO) -C "$$(dirname $$mod)" vet ./...; fi; done
+	CGO_ENABLED=0 $(GO) vet ./...
+	@for mod in test/*/go.mod; do if [[ -e $$mod ]]; then CGO_ENABLED=0 $(GO) -C "$$(dirname $$mod)" vet ./...; fi; done
 
 .PHONY: bench
 bench: build ## measure, against other builders too; writes bin/bench.json

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -518,6 +519,9 @@ type engine struct {
 func startContainerd(t *testing.T) *engine {
 	t.Helper()
 	need(t, "containerd", "ctr")
+	if out, err := exec.Command("containerd", "--version").Output(); err != nil || !regexp.MustCompile(` v?2\.`).Match(out) {
+		t.Skipf("containerd 2 is not installed, but %q: tools/prepare-tests says how to get it", out)
+	}
 	p := newPerson(t)
 	// A socket's path has 107 letters at most; a test's folder may have more.
 	dir, err := os.MkdirTemp("", "th-ctr-")
