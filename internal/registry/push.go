@@ -332,8 +332,14 @@ func first(s []string) string {
 
 // complete refuses a manifest that refers to what the repository does not have.
 func complete(tx store.Reader, repo string, doc *document) error {
+	// A few are told: whoever sends tens of thousands that are not there should not
+	// keep others from writing while each is looked for.
 	var missing []string
+	const most = 10
 	for _, b := range doc.blobs {
+		if len(missing) == most {
+			break
+		}
 		l, ok, err := get[link](tx, key(kBlob, repo, string(b.Digest)))
 		if err != nil {
 			return err
@@ -346,6 +352,9 @@ func complete(tx store.Reader, repo string, doc *document) error {
 		}
 	}
 	for _, m := range doc.manifests {
+		if len(missing) == most {
+			break
+		}
 		ok, err := has(tx, key(kFacts, repo, string(m.Digest)))
 		if err != nil {
 			return err
