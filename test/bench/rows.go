@@ -140,7 +140,7 @@ func (l *lab) setUp(ctx context.Context, alone bool) error {
 		rows          []string // that need it
 	}{
 		{&l.node, "node", "node-api", one, false,
-			[]string{"node.production.size", "node.production.cold", "node.development.cold", "node.unchanged", "node.line.tests", "node.push", "gate.development", "gate.production"}},
+			[]string{"node.production.size", "node.production.cold", "node.development.cold", "node.unchanged", "node.line.tests", "node.push", "gate.development", "gate.production", "registry.release"}},
 		{&l.same, "node-compile-only", "node-api", func(s string) string { return withoutTests(one(s)) }, false,
 			[]string{"node.production.cold.same-work", "node.production.unpacked", "node.production.base-ready", "node.line", "reproducible"}},
 		{&l.full, "node-all-platforms", "node-api", func(s string) string { return s }, false,
