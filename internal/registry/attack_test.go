@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"strings"
 	"testing"
@@ -249,3 +250,29 @@ func TestManifestOfManyEmptyDescriptors(t *testing.T) {
 		}
 	}
 }
+
+// An upload that somebody writes must not stop the collection of everything else.
+func TestCollectPassesBusyUploads(t *testing.T) {
+	const repo = "shop/api/dev"
+	w := newWorld(t)
+	ctx := context.Background()
+	id := must[string](t)(w.r.StartUpload(ctx, repo, alice))
+	for range 20 { // in whichever order they are looked at
+		must[string](t)(w.r.StartUpload(ctx, repo, alice))
+	}
+	w.pass(48 * time.Hour)
+	collected := false
+	must[int64](t)(w.r.AppendUpload(ctx, repo, id, 0, readerFunc(func([]byte) (int, error) {
+		if !collected {
+			collected = true
+			if c := w.collect(); c.Uploads != 20 {
+				t.Errorf("%d uploads were collected", c.Uploads)
+			}
+		}
+		return 0, io.EOF
+	})))
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

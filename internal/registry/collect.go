@@ -416,8 +416,9 @@ func (r *Registry) abandonedUploads(ctx context.Context, now time.Time, dryRun b
 		if needed[u.ID] || u.Changed.Add(r.opt.Retain.Unreferenced).After(now) {
 			continue
 		}
-		out.add(Removed{Kind: "upload", Name: u.ID, Bytes: u.Size})
+		x := Removed{Kind: "upload", Name: u.ID, Bytes: u.Size}
 		if dryRun {
+			out.add(x)
 			continue
 		}
 		if u.Committing != "" {
@@ -425,9 +426,13 @@ func (r *Registry) abandonedUploads(ctx context.Context, now time.Time, dryRun b
 				return err
 			}
 		}
-		if err := r.store.Uploads.Discard(ctx, u.ID); err != nil {
+		switch err := r.store.Uploads.Discard(ctx, u.ID); {
+		case errors.Is(err, store.ErrBusy), errors.Is(err, store.ErrNotFound):
+			continue // somebody continues it, or has ended it: it must not stop the rest
+		case err != nil:
 			return err
 		}
+		out.add(x)
 	}
 	return nil
 }
