@@ -2,12 +2,16 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -190,6 +194,114 @@ func TestRegistry(t *testing.T) {
 	defer resp.Body.Close()
 	if b, _ := io.ReadAll(resp.Body); string(b) != `{"x":1}` {
 		t.Errorf("manifest %q", b)
+	}
+}
+
+// The client must speak the protocol: the small registry checks digests.
+func TestPusher(t *testing.T) {
+	reg, err := startRegistry(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reg.close()
+	p := &pusher{newClient(), "http://" + reg.addr}
+	defer p.http.CloseIdleConnections()
+	ctx := t.Context()
+	from := newBlobs(1<<20, 1)
+	layer := from.next()
+	if other := from.next(); other.digest == layer.digest {
+		t.Error("two blobs are the same")
+	}
+	if all, err := io.ReadAll(layer.reader()); err != nil || digestOf(all) != layer.digest || int64(len(all)) != layer.size() {
+		t.Errorf("a blob of %d bytes says %d and %s, %v", len(all), layer.size(), layer.digest, err)
+	}
+	cfg := config(layer.digest, 1)
+	for range 2 { // the second time everything is there
+		if err := p.image(ctx, "a", "v1", layer, cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := reg.received.Load(); got != layer.size()+cfg.size() {
+		t.Errorf("%d bytes were sent, want %d", got, layer.size()+cfg.size())
+	}
+	broken := *layer
+	broken.digest = digestOf([]byte("another"))
+	if err := p.blob(ctx, "a", &broken); err == nil {
+		t.Error("a refused push counts")
+	}
+	var n atomic.Int64
+	if err := p.pull(ctx, "/v2/a/manifests/missing", make([]byte, 100), &n); err == nil {
+		t.Error("404 counts as a pull")
+	}
+
+	self := &running{base: p.base, cmd: &exec.Cmd{Process: &os.Process{Pid: os.Getpid()}}}
+	w, err := self.dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.c.Close()
+	for range 2 { // on one connection
+		status, size, err := w.get(request("/v2/a/manifests/v1", manifestType))
+		if err != nil || status != http.StatusOK || size < 200 {
+			t.Errorf("status %d, %d bytes, %v", status, size, err)
+		}
+	}
+	if self.processor() == 0 || self.peak() == 0 {
+		t.Error("a process without time and memory")
+	}
+}
+
+func TestLoad(t *testing.T) {
+	self := &running{cmd: &exec.Cmd{Process: &os.Process{Pid: os.Getpid()}}}
+	var most, now atomic.Int64
+	one := func(_ context.Context, _, _ int, bytes *atomic.Int64) error {
+		if n := now.Add(1); n > most.Load() {
+			most.Store(n)
+		}
+		defer now.Add(-1)
+		bytes.Add(10)
+		time.Sleep(time.Millisecond)
+		return nil
+	}
+	l, err := count(t.Context(), self, 4, 20, one)
+	if err != nil || l.done != 20 || l.bytes != 200 || most.Load() > 4 || l.seconds <= 0 || len(l.took) != 20 {
+		t.Errorf("%+v, %v, %d at once", l, err, most.Load())
+	}
+	if l.quantile(0) > l.quantile(0.5) || l.quantile(0.5) > l.quantile(0.99) || l.quantile(1) < 1 {
+		t.Errorf("quantiles %v", l.took)
+	}
+	if l, err = during(t.Context(), self, 2, 20*time.Millisecond, one); err != nil || l.done < 2 || l.seconds < 0.02 {
+		t.Errorf("%+v, %v", l, err)
+	}
+	wrong := errors.New("wrong")
+	for name, drive := range map[string]func(task) (load, error){
+		"count":  func(f task) (load, error) { return count(t.Context(), self, 3, 1000, f) },
+		"during": func(f task) (load, error) { return during(t.Context(), self, 3, time.Minute, f) },
+	} {
+		if _, err := drive(func(context.Context, int, int, *atomic.Int64) error { return wrong }); !errors.Is(err, wrong) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestRegistryTable(t *testing.T) {
+	var r Results
+	r.add(&Row{What: "push", Unit: "MB/s", Table: "registry", Higher: true, Target: "> both", meets: ahead, Ours: &Figure{Median: 300},
+		Peers: map[string]Figure{distributionName: {Median: 100}, olaregName: {Median: 400}, fileServerName: {Median: 9000}}})
+	if row := r.Rows[0]; row.Ratio != 0.75 || row.Against != olaregName || *row.Met {
+		t.Errorf("%+v", row)
+	}
+	var out bytes.Buffer
+	r.print(&out)
+	if text := out.String(); !strings.Contains(text, "OLAREG") || !strings.Contains(text, "0.75x") || !strings.Contains(text, "300 MB/s") || strings.Contains(text, "BUILDKIT") {
+		t.Errorf("the table is:\n%s", text)
+	}
+	if got := turned([]int{1, 2, 3}, 4); got[0] != 2 || got[2] != 1 {
+		t.Errorf("turned gives %v", got)
+	}
+	got := benchmarkFigures("goos: linux\nBenchmarkX-2   \t1\t 2500000000 ns/op\t 1.5 push-ms\nPASS\n")
+	if got["ns/op"] != 2.5e9 || got["push-ms"] != 1.5 {
+		t.Errorf("figures %v", got)
 	}
 }
 

@@ -7,6 +7,24 @@
 // while the clock runs. A peer that is not installed and cannot be built, or
 // that needs root when the benchmark has none, is left out with a word.
 //
+// Registries (rows registry.*, file served.go) run beside each other in the same
+// way: ours, distribution and olareg, each a process of its own as it comes, over a
+// new folder of its own on the same disk, asked by one client in this process, in
+// turns that begin with another one each round.
+//
+//   - Twinhull logs a line for each request, as it does by itself; the peers' logs
+//     are off. All data is plain HTTP on the loopback interface, and everybody may
+//     do what is done: sign-in is not measured.
+//   - A push is POST, PATCH, PUT of bytes that no server has seen; its time ends with
+//     the 201. What is on the disk by then differs, and is printed; beside each push
+//     stands the rate until the disk has everything, by sync(2) after the last one.
+//   - Pulls come from the page cache. The bare file server of net/http over the same
+//     bytes says what there is to reach.
+//   - Manifests and referrers are asked for on plain connections: net/http's client
+//     would need more processor time than the servers.
+//   - Client and servers share the processors. So the processor time of each server
+//     is told too: it says more than the rate when the machine is busy.
+//
 // It is a module of its own with nothing but the standard library, so that
 // measuring adds nothing to what is measured. It is no test: a missed target
 // is printed and the exit code stays 0, because machines differ.
@@ -62,7 +80,7 @@ func main() {
 	only := flag.String("only", "", "measure only the rows whose name matches `regexp`")
 	keep := flag.Bool("keep", false, "keep the scratch folder")
 	without := flag.Bool("without-peers", false, "measure Twinhull alone")
-	pushBytes := flag.Int64("push-bytes", 2<<30, "push at most so many `bytes` to a registry in one run of a row; 10737418240 for 100 blobs of 100 MiB")
+	pushBytes := flag.Int64("push-bytes", 1<<30, "push at most so many `bytes` to a registry in one run of a row; 10737418240 for 100 blobs of 100 MiB")
 	files := flag.String("serve-files", "", "serve the files of `folder` and do nothing else: what registries are measured against")
 	filesAt := flag.String("serve-files-at", "", "`address` to serve them at")
 	flag.Parse()
