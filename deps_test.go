@@ -88,7 +88,7 @@ var order = []room{
 	{"internal/registry/distribution", "oci audit registry/catalog registry/store registry", "one protocol over the registry: reads requests, decides nothing"},
 	{"internal/registry/distribution/conformance", "oci", "the specification as tests of any registry: knows an address only"},
 	{"internal/registry/release", "oci durable image inspect evidence evidence/strictjson evidence/summary evidence/vuln trust trust/referrers policy gate audit registry/catalog registry/store registry", "the gate in front of production: judges, signs, and asks the registry to do it"},
-	{"internal/registry/release/client", "oci gate audit registry/catalog registry registry/release", "the other end of the release service's requests"},
+	{"internal/registry/release/client", "oci image gate audit registry/catalog registry registry/release", "the other end of the release service's requests"},
 	{"internal/server", "oci durable project evidence/vuln trust policy audit registry/catalog registry/store registry/store/memory registry/store/files registry/store/postgres registry/store/s3 registry registry/access registry/distribution registry/release", "wiring of the registry's server, by hand in one place"},
 
 	{"internal/cli", "oci durable filetree progress project source/site source/fetch source/vault source/debfile source/deb source/npm source/gomod sandbox image build inspect evidence evidence/strictjson evidence/known evidence/provenance evidence/sbom evidence/summary evidence/testresult evidence/vex evidence/vuln trust trust/referrers policy gate audit registry/catalog registry registry/release registry/release/client server", "wiring for a person at a terminal"},

@@ -119,6 +119,8 @@ func (r *remote) ReadFile(ctx context.Context, name string, limit int64) ([]byte
 		return readLimited(resp.Body, u, limit)
 	case http.StatusNotFound, http.StatusGone:
 		return nil, fmt.Errorf("%s: %w", u, fs.ErrNotExist)
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return nil, fmt.Errorf("%s: the server answers %s: %w", u, resp.Status, fs.ErrPermission)
 	}
 	return nil, fmt.Errorf("%s: the server answers %s", u, resp.Status)
 }

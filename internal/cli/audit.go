@@ -24,6 +24,7 @@ import (
 
 	"twinhull.dev/twinhull/internal/audit"
 	"twinhull.dev/twinhull/internal/durable"
+	"twinhull.dev/twinhull/internal/image"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/project"
 )
@@ -72,23 +73,23 @@ func (l *logFlags) all(f *pflag.FlagSet) {
 }
 
 // source opens the log.
-func (l *logFlags) source(env *Env) (audit.Source, error) {
+func (l *logFlags) source(ctx context.Context, env *Env) (audit.Source, error) {
 	switch {
 	case (l.dir == "") == (l.registry == ""):
 		return nil, Usagef("which log? Give either --log DIR or --registry HOST")
 	case l.dir != "":
 		return audit.Dir(env.Path(l.dir)), nil
 	}
-	u, err := logURL(l.registry)
+	u, err := logURL(ctx, l.registry)
 	if err != nil {
 		return nil, Usagef("--registry %s: %w", l.registry, err)
 	}
 	return audit.Remote(u, &http.Client{Timeout: time.Minute, Transport: &signedIn{host: u.Host}}), nil
 }
 
-// logURL is where a log is: a host stands for the registry's log on it, by TLS but
-// on this machine; a URL for itself.
-func logURL(registry string) (*url.URL, error) {
+// logURL is where a log is: a host stands for the registry's log on it, by TLS
+// unless it is a server of this machine that has none; a URL for itself.
+func logURL(ctx context.Context, registry string) (*url.URL, error) {
 	if strings.Contains(registry, "://") {
 		u, err := url.Parse(registry)
 		if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.RawQuery != "" || u.User != nil {
@@ -103,9 +104,7 @@ func logURL(registry string) (*url.URL, error) {
 	if err != nil || u.Host != registry {
 		return nil, errors.New("want HOST or https://HOST/PATH")
 	}
-	if onThisMachine(u.Hostname()) {
-		u.Scheme = "http"
-	}
+	u.Scheme = image.RegistryScheme(ctx, registry, nil)
 	u.Path = logPath
 	return u, nil
 }
@@ -165,6 +164,9 @@ func (l *logFlags) whom(ctx context.Context, env *Env, src audit.Source) (*audit
 		if err == nil {
 			keys, err = audit.ReadKeys(strings.NewReader(string(raw)))
 		}
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, Undecidedf("the log's own key: %w", err).WithHint("%s", needsAudit)
+		}
 		if err != nil {
 			return nil, Undecidedf("the log's own key: %w", err).WithHint("give the log's verifier key with --key")
 		}
@@ -176,6 +178,9 @@ func (l *logFlags) whom(ctx context.Context, env *Env, src audit.Source) (*audit
 	}
 	return t, nil
 }
+
+// needsAudit is what to do when a registry does not show its log.
+const needsAudit = "sign in (`podman login HOST` or `docker login HOST`) as somebody with the grant audit in repositories [\"**\"]"
 
 // readKeys reads what a flag names: verifier keys, or files of them.
 func readKeys(env *Env, flag string, given []string) ([]string, error) {
@@ -202,7 +207,7 @@ func readKeys(env *Env, flag string, given []string) ([]string, error) {
 
 // openLog opens a log for reading by its newest checkpoint.
 func (l *logFlags) openLog(ctx context.Context, env *Env) (*audit.Reader, *audit.Checkpoint, error) {
-	src, err := l.source(env)
+	src, err := l.source(ctx, env)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -254,7 +259,7 @@ its place in the tree that the newest checkpoint signs.
 
 --since takes a date (2026-11-22), a time (2026-11-22T18:00:00Z) or an age (7d,
 36h); it goes by the times in the entries, which are the server's clock.`,
-		Examples: "twinhull audit list --registry registry.example --action release --since 7d\ntwinhull audit list --log /var/lib/twinhull/audit --repository 'team/*' --output json",
+		Examples: "twinhull audit list --registry registry.example --action release --since 7d\ntwinhull audit list --log /var/lib/twinhull/log --repository 'team/*' --output json",
 		Flags: func(f *pflag.FlagSet) {
 			log.all(f)
 			f.StringArrayVar(&actions, "action", nil, "only this `ACTION`: release, revoke, roll-back, refuse-delete, refuse-write, erase, collect, policy-change, key-change, diverge, admit; may be repeated")
@@ -416,7 +421,7 @@ func auditShow() *Command {
 		Name: "show", Args: "INDEX", Min: 1, Max: 1, Short: "print one entry of the log",
 		Long: `Prints an entry as JSON, verified to stand at its place in the tree that the
 newest checkpoint signs. --raw prints the very bytes that the tree holds.`,
-		Examples: "twinhull audit show 17 --registry registry.example\ntwinhull audit show 17 --log /var/lib/twinhull/audit --raw > entry.json",
+		Examples: "twinhull audit show 17 --registry registry.example\ntwinhull audit show 17 --log /var/lib/twinhull/log --raw > entry.json",
 		Flags: func(f *pflag.FlagSet) {
 			log.all(f)
 			f.BoolVar(&raw, "raw", false, "print the canonical bytes, without a line end")
@@ -455,8 +460,9 @@ func auditProve() *Command {
 the signed checkpoint with the witnesses' signatures. Whoever has the log's key
 verifies it without a network: twinhull audit verify --proof FILE --key KEY.
 
-A DIGEST stands for the newest entry whose object it is.`,
-		Examples: "twinhull audit prove 17 --registry registry.example -o release.tlog-proof\ntwinhull audit prove sha256:… --log /var/lib/twinhull/audit -o release.tlog-proof",
+A DIGEST stands for the newest entry that allowed something with it as its object
+(its release, or its revocation since), else for the newest refusal.`,
+		Examples: "twinhull audit prove 17 --registry registry.example -o release.tlog-proof\ntwinhull audit prove sha256:… --log /var/lib/twinhull/log -o release.tlog-proof",
 		Flags: func(f *pflag.FlagSet) {
 			log.all(f)
 			f.StringVarP(&file, "output", "o", "", "`FILE` to write (default: INDEX.tlog-proof)")
@@ -472,7 +478,13 @@ A DIGEST stands for the newest entry whose object it is.`,
 				if err := d.Validate(); err != nil {
 					return Usagef("%q: %w", args[0], err)
 				}
-				found, err := newest(ctx, r, c, 1, func(rec audit.Record) bool { return rec.Err == nil && rec.Entry.Object.Digest == d })
+				// Anybody can add refusals: a deletion that was tried does not stand
+				// for the release.
+				about := func(rec audit.Record) bool { return rec.Err == nil && rec.Entry.Object.Digest == d }
+				found, err := newest(ctx, r, c, 1, func(rec audit.Record) bool { return about(rec) && rec.Entry.Verdict == audit.Allowed })
+				if err == nil && len(found) == 0 {
+					found, err = newest(ctx, r, c, 1, about)
+				}
 				if err != nil {
 					return logError(err)
 				}
@@ -515,13 +527,13 @@ log itself.
 --new makes another private key of the same name, for a change of keys, and prints
 its verifier key. The log goes on with it when the server is started with it; see
 doc/audit.md.`,
-		Examples: "twinhull audit key --log /var/lib/twinhull/audit > log.pub\ntwinhull audit key --log /var/lib/twinhull/audit --new next.key",
+		Examples: "twinhull audit key --log /var/lib/twinhull/log > log.pub\ntwinhull audit key --log /var/lib/twinhull/log --new next.key",
 		Flags: func(f *pflag.FlagSet) {
 			log.where(f)
 			f.StringVar(&fresh, "new", "", "`FILE` for another private key; it must not be there yet")
 		},
 		Run: func(ctx context.Context, env *Env, _ []string) error {
-			src, err := log.source(env)
+			src, err := log.source(ctx, env)
 			if err != nil {
 				return err
 			}

@@ -38,7 +38,7 @@ then compared with the entry that was proved.
 
 Exits with 1 when something was changed, removed, taken back or signed by somebody
 else, and with 3 when that could not be decided.`,
-		Examples: "twinhull audit verify --registry registry.example --key log.pub --anchor kept.checkpoint --keep kept.checkpoint\ntwinhull audit verify --log /var/lib/twinhull/audit --key log.pub\ntwinhull audit verify --proof release.tlog-proof --key log.pub",
+		Examples: "twinhull audit verify --registry registry.example --key log.pub --keep kept.checkpoint\ntwinhull audit verify --registry registry.example --anchor kept.checkpoint\ntwinhull audit verify --log /var/lib/twinhull/log --key log.pub\ntwinhull audit verify --proof release.tlog-proof --key log.pub",
 		Flags: func(f *pflag.FlagSet) {
 			log.all(f)
 			f.StringArrayVar(&anchors, "anchor", nil, "checkpoint or verification summary `FILE` that was kept outside the log; may be repeated")
@@ -63,7 +63,7 @@ else, and with 3 when that could not be decided.`,
 			case consistent != "" && len(anchors) > 0:
 				return Usagef("--consistent-with compares with one checkpoint; --anchor is for the whole log")
 			}
-			src, err := log.source(env)
+			src, err := log.source(ctx, env)
 			if err != nil {
 				return err
 			}

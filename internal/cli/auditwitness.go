@@ -38,7 +38,7 @@ the state folder, and prints it: an anchor for verify, without a server.
 
 It speaks HTTP without TLS, because what goes over it is signed on both sides and
 no secret.`,
-		Examples: "twinhull audit witness --state /var/lib/witness --name witness.example/w1 --key log.pub --listen 192.0.2.7:7420\ntwinhull audit witness --once --state witness --name laptop --key log.pub --registry registry.example > kept.checkpoint",
+		Examples: "twinhull audit witness --state w --name witness.example/w1 --key log.pub --listen :7420\ntwinhull audit witness --once --state w --name me --key log.pub --registry r.example",
 		Flags: func(f *pflag.FlagSet) {
 			f.StringVar(&state, "state", "", "`DIR` for what the witness remembers")
 			f.StringVar(&keyName, "name", "", "`NAME` of the witness's key when one is made: a host and path of yours, without spaces")
@@ -114,7 +114,7 @@ no secret.`,
 }
 
 func lookOnce(ctx context.Context, env *Env, w *audit.Witness, log *logFlags, watch []string) error {
-	src, err := log.source(env)
+	src, err := log.source(ctx, env)
 	if err != nil {
 		return err
 	}

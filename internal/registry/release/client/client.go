@@ -2,7 +2,7 @@
 //
 // It uses the credentials that the other commands use for registries (the
 // configuration of Docker or Podman) and, like them, speaks without TLS to a
-// loopback address only. What the requests and answers mean is in package
+// loopback address only, when the server there has no certificate. What the requests and answers mean is in package
 // release.
 package client
 
@@ -13,16 +13,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 
 	"twinhull.dev/twinhull/internal/gate"
+	"twinhull.dev/twinhull/internal/image"
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/registry"
 	"twinhull.dev/twinhull/internal/registry/release"
@@ -32,10 +32,11 @@ import (
 // server refuses, ErrNoService when nothing there knows the interface, and other
 // errors when it could not be reached.
 type Client struct {
-	base      string
 	host      string
 	keys      authn.Keychain
 	transport http.RoundTripper
+	asked     sync.Once
+	scheme    string // once asked
 }
 
 // ErrNoService is matched when the host is no server of this program: another
@@ -54,10 +55,7 @@ func New(host string, opt Options) (*Client, error) {
 	if err != nil || ref.Host != host {
 		return nil, fmt.Errorf("%q is no registry's host", host)
 	}
-	c := &Client{base: "https://" + host + release.Prefix, host: host, keys: opt.Keychain, transport: opt.Transport}
-	if loopback(host) {
-		c.base = "http://" + host + release.Prefix
-	}
+	c := &Client{host: host, keys: opt.Keychain, transport: opt.Transport}
 	if c.keys == nil {
 		c.keys = authn.DefaultKeychain
 	}
@@ -65,17 +63,6 @@ func New(host string, opt Options) (*Client, error) {
 		c.transport = http.DefaultTransport
 	}
 	return c, nil
-}
-
-// loopback tells whether the host is this machine.
-func loopback(host string) bool {
-	h := host
-	if s, _, err := net.SplitHostPort(host); err == nil {
-		h = s
-	}
-	h = strings.Trim(h, "[]")
-	ip := net.ParseIP(h)
-	return h == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // maxAnswer bounds an answer, in bytes: a verdict lists every reason of every
@@ -91,7 +78,8 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 		}
 		body = bytes.NewReader(raw)
 	}
-	u := c.base + path
+	c.asked.Do(func() { c.scheme = image.RegistryScheme(ctx, c.host, c.transport) })
+	u := c.scheme + "://" + c.host + release.Prefix + path
 	if len(query) > 0 {
 		u += "?" + query.Encode()
 	}
