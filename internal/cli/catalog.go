@@ -21,7 +21,7 @@ import (
 
 func catalogCommand() *Command {
 	return &Command{
-		Name: "catalog", Short: "look at a server's catalogs, and keep or collect what is in them",
+		Name: "catalog", Short: "look at a server's catalogs, and keep or collect things",
 		Long: `A server of this program keeps each project in three catalogs: NAME/dev for
 development images, NAME/candidate for production images that are not released
 yet, and NAME, which is permanent.`,
@@ -95,6 +95,10 @@ func catalogVersions() *Command {
 			}
 			if asJSON {
 				return writeJSON(env, all)
+			}
+			if len(all) == 0 {
+				env.Talkf("nothing was released in %s", ref)
+				return nil
 			}
 			t := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(t, "VERSION\tDIGEST\tRELEASED\tBY\tENTRY\t")
@@ -188,7 +192,7 @@ func catalogWhy() *Command {
 	var asJSON bool
 	return &Command{
 		Name: "why", Args: "HOST/NAME@DIGEST", Min: 1, Max: 1, Short: "tell why something is kept and when it goes",
-		Long:     "Lists everything that keeps a manifest or a blob of a repository, and since when nothing does.",
+		Long:     "Lists everything that keeps a manifest or a blob of a repository, and since when\nnothing does.",
 		Examples: "twinhull catalog why registry.example/shop/api/dev@sha256:…", Flags: jsonFlag(&asJSON),
 		Run: func(ctx context.Context, env *Env, args []string) error {
 			ref, c, err := repositoryArg(args[0])
@@ -196,7 +200,7 @@ func catalogWhy() *Command {
 				return err
 			}
 			if ref.Digest == "" {
-				return Usagef("%s: want HOST/NAME@DIGEST", args[0])
+				return Usagef("%s: want HOST/NAME@DIGEST", args[0]).WithHint("`twinhull catalog tags HOST/NAME` and `catalog versions` show digests")
 			}
 			f, err := c.Why(ctx, ref.Name, ref.Digest)
 			if err != nil {
@@ -329,7 +333,7 @@ of a release: what the log was then. Kept elsewhere, it is an anchor for
 ` + "`twinhull audit verify`" + `: the log cannot take back what it covers. The summary is
 believed by --key or --trust; without them by the key that the server names now,
 which says nothing against the server itself.`,
-		Examples: "twinhull catalog anchor registry.example/shop/api:1.4.2 --key server.pub > 1.4.2.checkpoint\ntwinhull audit verify --registry registry.example --anchor 1.4.2.checkpoint",
+		Examples: "twinhull catalog anchor registry.example/shop/api:1.4.2 --key server.pub > kept.checkpoint\ntwinhull audit verify --registry registry.example --anchor kept.checkpoint",
 		Flags: func(f *pflag.FlagSet) {
 			f.StringVar(&policy, "trust", "", "trust policy `FILE`: who may make summaries")
 			f.StringVar(&key, "key", "", "public key `FILE` of the server")

@@ -40,7 +40,7 @@ func demoCommand() *Command {
 	var calls []string
 	return &Command{
 		Name: "demo", Args: "[PROJECT]", Max: 1,
-		Short: "build both images of an example, run, compare and release them",
+		Short: "build, run, compare and release the images of an example",
 		Long: `Copies a project into the cache folder, locks it anew, builds both images, runs
 the production image on a free port of 127.0.0.1, calls its health and
 readiness paths and the requests given with --call, and stops it. Then it reads

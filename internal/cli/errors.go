@@ -2,13 +2,17 @@ package cli
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"strings"
 	"syscall"
 	"unicode"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
 // Exit codes. A caller may treat every code but Done as a refusal.
@@ -126,9 +130,30 @@ func printError(w io.Writer, err error) {
 	if typed && e.Hint != "" {
 		hints = append(hints, printable(e.Hint))
 	}
+	if hint := registryHint(err); hint != "" && len(hints) == 0 {
+		hints = append(hints, hint)
+	}
 	for _, hint := range hints {
 		fmt.Fprintln(w, "hint: "+hint)
 	}
+}
+
+// registryHint is what to do about an error of speaking to a registry, or "".
+// The library's own words are a status and a failed handshake.
+func registryHint(err error) string {
+	answer, answered := errors.AsType[*transport.Error](err)
+	_, unknown := errors.AsType[x509.UnknownAuthorityError](err)
+	switch {
+	case unknown:
+		return "the registry's certificate leads to no authority that this machine knows: install it there, or name its PEM file in SSL_CERT_FILE"
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return "the registry has no TLS: only one on a loopback address may be without"
+	case answered && answer.StatusCode == http.StatusUnauthorized:
+		return "sign in: `podman login HOST` or `docker login HOST`; a file elsewhere than where they keep it is named by REGISTRY_AUTH_FILE"
+	case answered && answer.StatusCode == http.StatusForbidden:
+		return "who is signed in may not do that there: the registry's operator grants it (`access.grants` of a server of this program)"
+	}
+	return ""
 }
 
 // printable takes out what could move a terminal's cursor: errors quote names

@@ -45,7 +45,7 @@ Commit and branch come from git, when the project is in a checkout: a branch's
 name loses what no tag can hold, and a commit with changes on top is called
 HASH-dirty. --to says which registry and name; without it the variable
 ` + registryVariable + ` names the registry (HOST or HOST/PREFIX), and the project its name.`,
-		Examples: "twinhull publish --to registry.example/shop/api --key release.key\nTWINHULL_REGISTRY=registry.example/shop twinhull publish --zone development --tag feature-x",
+		Examples: "twinhull publish --to registry.example/shop/api --key release.key\nTWINHULL_REGISTRY=registry.example/shop twinhull publish --zone development",
 		Flags: func(f *pflag.FlagSet) {
 			f.StringVar(&o.to, "to", "", "`HOST/NAME` of the production repository")
 			f.StringVar(&o.key, "key", "", "sign first, with this private key `FILE` or a key management service's reference")

@@ -2,12 +2,15 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -163,6 +166,16 @@ func serverError(err error, again string) error {
 	p, ok := errors.AsType[*release.Problem](err)
 	if !ok {
 		e := Undecidedf("%w", err)
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			e = e.WithHint("nobody listens there: is the host and port what `twinhull serve` prints?")
+			if again != "" {
+				e.Hint += " If so, " + again
+			}
+			return e
+		}
+		if _, untrusted := errors.AsType[*tls.CertificateVerificationError](err); untrusted {
+			return e // before a word was said; printError has the hint
+		}
 		if again != "" {
 			return e.WithHint("what was decided is not known: %s", again)
 		}
@@ -177,6 +190,9 @@ func serverError(err error, again string) error {
 		if r.Remedy != "" && r.Reason != release.RefusedByGate && !slices.Contains(hints, r.Remedy) {
 			hints = append(hints, r.Remedy)
 		}
+	}
+	if p.Status == http.StatusUnauthorized {
+		hints = []string{"sign in: `podman login HOST` or `docker login HOST`"}
 	}
 	if p.Entry != nil {
 		text += fmt.Sprintf("\n  recorded as entry %d of the audit log", *p.Entry)
@@ -367,13 +383,13 @@ all the same, two people order it. The first names it and the reason, signs, and
 gets the order in a file; the second signs the same order and sends it:
 
   twinhull erase HOST/NAME@DIGEST --reason TEXT --key first.key --order order.json
-  twinhull erase --key second.key --order order.json
+  twinhull erase --key 2.key --order o.json
 
 The server follows it when its trust policy lets both keys' identities make claims
 of type ` + release.TypeErase + ` about the
 repository. The bytes go; a tombstone with the reason, the version's number and
 the entries of the audit log stay.`,
-		Examples: "twinhull erase registry.example/shop/api@sha256:… --reason 'court order 12/2026' --key first.key --order order.json\ntwinhull erase --key second.key --order order.json",
+		Examples: "twinhull erase registry.example/shop/api@sha256:… --reason R --key 1.key --order o.json\ntwinhull erase --key second.key --order order.json",
 		Flags: func(f *pflag.FlagSet) {
 			f.StringVar(&key, "key", "", "private key `FILE` that signs the order, or a key management service's reference")
 			f.StringVar(&file, "order", "", "`FILE` with the order: written by the first, sent by the second")
