@@ -143,6 +143,9 @@ func (id Identity) String() string {
 	if id.Anonymous() {
 		return "anonymous"
 	}
+	if id.Actor.Method == "password" {
+		return "user:" + id.Actor.Name // as grants name it
+	}
 	return cmp.Or(id.Actor.Method, "?") + ":" + id.Actor.Name
 }
 

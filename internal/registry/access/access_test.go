@@ -292,6 +292,6 @@ func ExampleGrants_Judge() {
 	fmt.Println(g.Judge(Identity{}, Push, "shop/api/candidate"))
 	// Output:
 	// <nil>
-	// password:ci may not release in shop/api
+	// user:ci may not release in shop/api
 	// sign in to push to shop/api/candidate
 }

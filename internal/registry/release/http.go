@@ -205,8 +205,15 @@ func (h *handler) repositories(r *http.Request) (any, error) {
 			return nil, err
 		}
 		for _, n := range names {
-			if _, err := h.who(r, VerbPull, n); err == nil {
+			_, err := h.who(r, VerbPull, n)
+			if err == nil {
 				out.Repositories = append(out.Repositories, n)
+				continue
+			}
+			// Who is known and may not is denied, so these credentials are wrong:
+			// an empty list would hide it, and asking again costs as much each time.
+			if e, ok := errors.AsType[*registry.Error](err); ok && e.Code == registry.Unauthorized && r.Header.Get("Authorization") != "" {
+				return nil, err
 			}
 		}
 		if !more || len(names) == 0 {
