@@ -29,6 +29,7 @@ import (
 //	x digest                   the blob's bytes are being deleted
 //	d time kind repo name      when to look again whether something is still needed
 //	h repo tag time            where a tag pointed
+//	n repo tag                 how many of these are kept, outside of production
 //	v repo version             a released version
 //	w repo digest version      the same, by digest: a manifest may be several versions
 //	k digest repo              the digest is revoked
@@ -49,6 +50,7 @@ const (
 	kDeleting = 'x'
 	kDue      = 'd'
 	kHistory  = 'h'
+	kEvents   = 'n'
 	kVersion  = 'v'
 	kReleased = 'w'
 	kRevoked  = 'k'

@@ -9,9 +9,12 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"twinhull.dev/twinhull/internal/audit"
 	"twinhull.dev/twinhull/internal/oci"
@@ -27,6 +30,9 @@ type Registry struct {
 	secret []byte // that upload names are made with
 	began  time.Time
 	owner  string // this server among replicas, for this run
+
+	large    chan struct{} // a place for each large manifest that is read
+	refusals *refusals
 
 	deciding sync.Mutex // one intent at a time
 	removing sync.Mutex // one deletion of contents at a time
@@ -56,7 +62,7 @@ func New(ctx context.Context, s store.Store, opt Options) (*Registry, error) {
 		start := time.Now()
 		opt.Steady = func() time.Duration { return time.Since(start) }
 	}
-	r := &Registry{store: s, opt: opt, began: opt.Now().Round(0), owner: rand.Text()}
+	r := &Registry{store: s, opt: opt, large: make(chan struct{}, largeAtOnce), refusals: newRefusals(opt.Now), began: opt.Now().Round(0), owner: rand.Text()}
 	err := s.Records.Update(ctx, func(tx store.Transaction) error {
 		raw, ok, err := tx.Get(key(kGlobal, "uploads"))
 		if err != nil {
@@ -155,13 +161,21 @@ func (r *Registry) refuse(ctx context.Context, e *Error, action audit.Action, a 
 	if e.Reason == CandidateByDigest || r.opt.Log == nil {
 		return e
 	}
+	logged, unlogged := r.refusals.take(a)
+	if !logged {
+		return e
+	}
 	// A client that goes away must not keep its attempt out of the log.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	index, err := r.opt.Log.Append(ctx, audit.Entry{
+	entry := audit.Entry{
 		Type: audit.EntryType, ID: rand.Text(), Time: audit.Timestamp(r.opt.Now()), Action: action, Actor: a, Object: o,
 		Verdict: "refused", Reasons: []string{string(e.Reason) + ": " + e.Message},
-	})
+	}
+	if unlogged > 0 {
+		entry.Detail = map[string]string{"unlogged": strconv.Itoa(unlogged)}
+	}
+	index, err := r.opt.Log.Append(ctx, entry)
 	if err != nil {
 		r.opt.Logger.Error("a refusal could not be written to the audit log", "repository", o.Repository, "actor", a.Name, "reason", e.Reason, "error", err)
 		return e
@@ -169,6 +183,51 @@ func (r *Registry) refuse(ctx context.Context, e *Error, action audit.Action, a 
 	c := *e
 	c.Entry, c.Logged = index, true
 	return &c
+}
+
+// Refusals that one actor may have in the log: so many at once, and one more each
+// so often. The others are counted in the next one: an audit log that anybody
+// with a token could fill would be an audit log that anybody could end.
+const (
+	refusalsAtOnce = 50
+	refusalEvery   = 10 * time.Second
+	mostRefused    = 10_000 // actors that are told apart
+)
+
+// refusals bounds what refused actors may write.
+type refusals struct {
+	now func() time.Time
+	mu  sync.Mutex
+	of  map[audit.Actor]*refused
+}
+
+type refused struct {
+	limit    *rate.Limiter
+	unlogged int
+}
+
+func newRefusals(now func() time.Time) *refusals {
+	return &refusals{now: now, of: map[audit.Actor]*refused{}}
+}
+
+// take tells whether a refusal is logged, and how many before it were not.
+func (r *refusals) take(a audit.Actor) (logged bool, unlogged int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	x := r.of[a]
+	if x == nil {
+		if len(r.of) >= mostRefused {
+			clear(r.of)
+		}
+		x = &refused{limit: rate.NewLimiter(rate.Every(refusalEvery), refusalsAtOnce)}
+		r.of[a] = x
+	}
+	if !x.limit.AllowN(r.now(), 1) {
+		x.unlogged++
+		return false, 0
+	}
+	unlogged, x.unlogged = x.unlogged, 0
+	return true, unlogged
 }
 
 // retention is how long a manifest of the class is kept after its push.

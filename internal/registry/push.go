@@ -290,6 +290,15 @@ func (r *Registry) PutManifest(ctx context.Context, p Put) (Stored, error) {
 	} else if d.Algorithm().FromBytes(p.Content) != d {
 		return Stored{}, errorf(DigestInvalid, "the manifest has another digest than %s", d)
 	}
+	if len(p.Content) > largeManifest {
+		// A large one takes many times its size while it is read.
+		select {
+		case r.large <- struct{}{}:
+			defer func() { <-r.large }()
+		case <-ctx.Done():
+			return Stored{}, ctx.Err()
+		}
+	}
 	doc, err := readManifest(p.MediaType, p.Content, d)
 	if err != nil {
 		return Stored{}, err
@@ -458,8 +467,35 @@ func (r *Registry) untag(tx store.Transaction, repo, tag string, from oci.Digest
 	return tx.Put(dueKey(now, dueManifest, repo, string(from)), nil)
 }
 
+// mostEvents is how many events of a tag are kept outside of production, so that
+// whoever moves a tag a million times does not fill the records.
+const mostEvents = 1000
+
 // remember adds to a tag's history. Two events of one moment have two keys.
 func (r *Registry) remember(tx store.Transaction, repo, tag string, e Event) error {
+	if class, _ := catalog.Of(repo); class != catalog.Production {
+		n, _, err := get[int](tx, key(kEvents, repo, tag))
+		if err != nil {
+			return err
+		}
+		if n++; n > mostEvents {
+			n = mostEvents
+			var oldest []byte
+			for rec, err := range tx.Scan(key(kHistory, repo, tag, ""), nil) {
+				if err != nil {
+					return err
+				}
+				oldest = slices.Clone(rec.Key)
+				break
+			}
+			if err := tx.Delete(oldest); err != nil {
+				return err
+			}
+		}
+		if err := put(tx, key(kEvents, repo, tag), n); err != nil {
+			return err
+		}
+	}
 	for at := e.At; ; at = at.Add(1) {
 		k := append(key(kHistory, repo, tag, ""), timeField(at)...)
 		if ok, err := has(tx, k); err != nil {

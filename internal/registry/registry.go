@@ -32,6 +32,13 @@ import (
 // (distribution specification, "Pushing Manifests").
 const MaxManifest = 4 << 20
 
+// Manifests above largeManifest bytes are read a few at a time: they cost many
+// times their size in memory.
+const (
+	largeManifest = 256 << 10
+	largeAtOnce   = 2
+)
+
 // Code is what kind of refusal an Error is, in the words of the distribution
 // specification ("Error Codes").
 type Code string

@@ -414,6 +414,42 @@ func TestWhatTheLogCannotHold(t *testing.T) {
 	w.check()
 }
 
+// TestRefusalsAreBounded: one token cannot fill the audit log, and what is not
+// logged is counted.
+func TestRefusalsAreBounded(t *testing.T) {
+	w := newWorld(t)
+	for range 500 {
+		if err := w.r.DeleteTag(t.Context(), production, "1.0.0", alice); why(err) != PermanentVersion {
+			t.Fatal(err)
+		}
+	}
+	if n := w.log.count(audit.RefuseDelete); n != refusalsAtOnce {
+		t.Errorf("%d entries", n)
+	}
+	if err := w.r.DeleteTag(t.Context(), production, "1.0.0", audit.Actor{Name: "bob"}); err == nil || w.log.count(audit.RefuseDelete) != refusalsAtOnce+1 {
+		t.Error("another actor's refusal is not logged")
+	}
+	w.pass(time.Minute)
+	if err := w.r.DeleteTag(t.Context(), production, "1.0.0", alice); err == nil || w.log.entries[len(w.log.entries)-1].Detail["unlogged"] != "450" {
+		t.Errorf("%+v", w.log.entries[len(w.log.entries)-1])
+	}
+}
+
+func TestHistoryIsBounded(t *testing.T) {
+	w := newWorld(t)
+	a := must[oci.Descriptor](t)(w.image(devel, picture{layers: []string{"a"}}))
+	for i := range mostEvents + 20 {
+		if err := w.inner.Records.Update(t.Context(), func(tx store.Transaction) error {
+			return w.r.remember(tx, devel, "x", Event{At: w.now.Add(time.Duration(i) * time.Second), To: a.Digest})
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if h := must[[]Event](t)(w.r.History(t.Context(), devel, "x", 0)); len(h) != mostEvents {
+		t.Errorf("%d events", len(h))
+	}
+}
+
 func TestHistory(t *testing.T) {
 	w := newWorld(t)
 	a := must[oci.Descriptor](t)(w.image(devel, picture{layers: []string{"a"}}, "x"))

@@ -59,7 +59,8 @@ const (
 // development, whatever it ends with.
 func Of(repository string) (class Class, production string) {
 	parts := strings.Split(repository, "/")
-	if i := slices.Index(parts, devComponent); i > 0 {
+	// Not the first part: a project may be called so.
+	if i := slices.Index(parts[1:], devComponent) + 1; i > 0 {
 		return Development, strings.Join(parts[:i], "/")
 	}
 	if n := len(parts) - 1; n > 0 && parts[n] == candidateComponent {

@@ -22,6 +22,8 @@ func TestOf(t *testing.T) {
 		"app/dev":                {Development, "app"},
 		"dev":                    {Production, "dev"},
 		"dev/app":                {Production, "dev/app"},
+		"dev/dev":                {Development, "dev"},
+		"dev/x/dev":              {Development, "dev/x"},
 		"candidate":              {Production, "candidate"},
 		"shop/development":       {Production, "shop/development"},
 		"shop/app-dev":           {Production, "shop/app-dev"},
