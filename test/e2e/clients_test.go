@@ -752,7 +752,7 @@ access:
 `, users, sha256.Sum256([]byte(token))))
 	const (
 		annKnows = "ann knows"
-		mayNot   = "password:bob may not push to shop/app/dev"
+		mayNot   = "user:bob may not push to shop/app/dev"
 	)
 	dir, img := sample(t, oci.Development, 1, 1000)
 	want := digestOf(t, img)
@@ -778,7 +778,7 @@ access:
 		p.refused(byRelease, "crane", "push", dir, s.host+"/shop/app:1.0.0")
 		p.do("crane", "auth", "login", s.host, "-u", "bob", "-p", "bob knows")
 		same(t, "pulled by bob", p.do("crane", "digest", at+":crane"), string(want))
-		p.refused("password:bob may not delete from shop/app/dev", "crane", "delete", at+":crane")
+		p.refused("user:bob may not delete from shop/app/dev", "crane", "delete", at+":crane")
 		p.do("crane", "auth", "login", s.host, "-u", access.TokenUser, "-p", token)
 		p.do("crane", "push", dir, at+":crane-token")
 		p.do("crane", "delete", at+":crane")
