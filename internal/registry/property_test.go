@@ -52,26 +52,28 @@ func (m *model) survived(t *rapid.T, err error) bool {
 }
 
 func TestNothingIsLostOrLeaked(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		m := &model{w: newWorld(t), pushed: map[oci.Digest]time.Time{}, about: map[oci.Digest]oci.Digest{}, tags: map[string]oci.Digest{}, tagged: map[string]time.Time{},
-			cands: map[oci.Digest]time.Time{}, versions: map[string]oci.Digest{}, maybe: map[string]oci.Digest{}, requests: map[string]ReleaseOrder{}}
-		t.Repeat(map[string]func(*rapid.T){
-			"push":    m.push,
-			"claim":   m.claim,
-			"stage":   m.stage,
-			"release": m.release,
-			"repeat":  m.repeat,
-			"revoke":  m.revoke,
-			"back":    m.back,
-			"erase":   m.erase,
-			"delete":  m.remove,
-			"pass":    func(t *rapid.T) { m.w.pass(time.Duration(rapid.IntRange(1, 80).Draw(t, "hours")) * time.Hour) },
-			"collect": m.collect,
-			"upload":  m.upload,
-			"":        m.holds,
-		})
-		m.end(t)
+	rapid.Check(t, func(t *rapid.T) { nothingIsLostOrLeaked(t, newWorld(t)) })
+}
+
+func nothingIsLostOrLeaked(t *rapid.T, w *world) {
+	m := &model{w: w, pushed: map[oci.Digest]time.Time{}, about: map[oci.Digest]oci.Digest{}, tags: map[string]oci.Digest{}, tagged: map[string]time.Time{},
+		cands: map[oci.Digest]time.Time{}, versions: map[string]oci.Digest{}, maybe: map[string]oci.Digest{}, requests: map[string]ReleaseOrder{}}
+	t.Repeat(map[string]func(*rapid.T){
+		"push":    m.push,
+		"claim":   m.claim,
+		"stage":   m.stage,
+		"release": m.release,
+		"repeat":  m.repeat,
+		"revoke":  m.revoke,
+		"back":    m.back,
+		"erase":   m.erase,
+		"delete":  m.remove,
+		"pass":    func(t *rapid.T) { m.w.pass(time.Duration(rapid.IntRange(1, 80).Draw(t, "hours")) * time.Hour) },
+		"collect": m.collect,
+		"upload":  m.upload,
+		"":        m.holds,
 	})
+	m.end(t)
 }
 
 func (m *model) layers(t *rapid.T) []string {
