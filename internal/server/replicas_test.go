@@ -527,10 +527,13 @@ func (p *replicas) check(t *testing.T) {
 		}
 	}
 	clean("running")
-	p.end(syscall.SIGTERM)
+	// Without the server that has the log, pushes and pulls go on.
 	if err := p.stop(); err != nil {
 		t.Error(err)
 	}
+	p.blob(1, "shop/alone/dev", []byte("alone"))
+	p.must(http.StatusOK, 1, "GET", "/v2/shop/release/manifests/1.0.0", "", nil)
+	p.end(syscall.SIGTERM)
 	clean("stopped")
 	b, err := openBucket(t.Context(), p.config("first").Storage.S3)
 	if err != nil {
