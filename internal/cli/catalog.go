@@ -295,7 +295,7 @@ with the releases to it in its audit log: tags that were moved or deleted,
 manifests that are gone, tags that nobody released. What such a registry cannot
 prevent is found so, and recorded in the log.
 
-Exits with 1 when something differs.`,
+Exits with 1 when something differs, and with 3 when nothing was released to it.`,
 		Examples: "twinhull catalog compare registry.example other.example/shop/api", Flags: jsonFlag(&asJSON),
 		Run: func(ctx context.Context, env *Env, args []string) error {
 			c, err := hostArg(args[0])
@@ -317,6 +317,9 @@ Exits with 1 when something differs.`,
 			}
 			if len(x.Divergences) > 0 {
 				return Refusedf("%s differs from the audit log in %d things", x.Repository, len(x.Divergences))
+			}
+			if x.Versions == 0 {
+				return Undecidedf("nothing was released to %s from here: there is nothing to compare it with", x.Repository)
 			}
 			env.Talkf("%s is as it was released: %d versions, %d manifests", x.Repository, x.Versions, x.Manifests)
 			return nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"unicode/utf8"
 
@@ -111,7 +112,11 @@ func readYAML(p *problems, data []byte) (v value, ok bool) {
 		return v, false
 	}
 	if len(file.Docs) != 1 || file.Docs[0].Body == nil {
-		p.add(position{1, 1}, "", "is empty", "`twinhull init` writes a project file to begin with")
+		hint := ""
+		if filepath.Base(p.file) == FileName { // other files are read with this, too
+			hint = "`twinhull init` writes a project file to begin with"
+		}
+		p.add(position{1, 1}, "", "is empty", hint)
 		return v, false
 	}
 	c := converter{p: p, ok: true}

@@ -248,6 +248,8 @@ func (s *Server) openRelease(ctx context.Context) error {
 		s.doors.Releases = "release.trust names nobody who is believed"
 	case s.c.Release.Vulnerabilities == "":
 		s.doors.Releases = "release.vulnerabilities names no database"
+	case s.rules.db == nil:
+		s.doors.Releases = "there is no database in " + s.c.Release.Vulnerabilities + " yet: `twinhull vulndb import PATH… --vulnerabilities` with that folder makes one"
 	}
 	s.release, err = release.New(release.Config{
 		Registry: s.reg, Log: log, Rules: s.rules.now, Signer: signer, Host: s.c.host(), Version: s.opt.Version,
