@@ -365,6 +365,9 @@ func (r *inTurn) RoundTrip(q *http.Request) (*http.Response, error) {
 
 // conformance asks for no redirects: what the bucket's service answers is its own.
 func (p *replicas) conformance(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the whole specification over two servers: -short leaves it to the run without the race detector")
+	}
 	p.configure(false)
 	p.restart()
 	conformance.Run(t, conformance.Target{
