@@ -396,23 +396,5 @@ func (p pattern) matches(repository string) bool {
 	if repository != "" {
 		parts = strings.Split(repository, "/")
 	}
-	return matchParts(p, parts)
-}
-
-func matchParts(p, s []string) bool {
-	for len(p) > 0 {
-		if p[0] == "**" {
-			for i := range len(s) + 1 {
-				if matchParts(p[1:], s[i:]) {
-					return true
-				}
-			}
-			return false
-		}
-		if len(s) == 0 || !project.Wildcard(p[0], s[0]) {
-			return false
-		}
-		p, s = p[1:], s[1:]
-	}
-	return len(s) == 0
+	return project.WildcardParts(p, parts)
 }

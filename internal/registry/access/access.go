@@ -351,23 +351,5 @@ func parsePattern(s string) (pattern, error) {
 }
 
 func (p pattern) matches(repository string) bool {
-	return matchParts(p, strings.Split(repository, "/"))
-}
-
-func matchParts(p, s []string) bool {
-	for len(p) > 0 {
-		if p[0] == "**" {
-			for i := range len(s) + 1 {
-				if matchParts(p[1:], s[i:]) {
-					return true
-				}
-			}
-			return false
-		}
-		if len(s) == 0 || !project.Wildcard(p[0], s[0]) {
-			return false
-		}
-		p, s = p[1:], s[1:]
-	}
-	return len(s) == 0
+	return project.WildcardParts(p, strings.Split(repository, "/"))
 }
