@@ -19,7 +19,8 @@ import (
 type Transaction struct {
 	below   store.Reader
 	changes map[string][]byte // nil: deleted
-	sorted  []string          // the keys of changes; nil: not sorted yet
+	sorted  []string          // keys of changes; never changed in place, since a scan may be going on
+	fresh   []string          // the others, in no order
 	bytes   int
 }
 
@@ -77,19 +78,28 @@ func (tx *Transaction) change(key, value []byte) {
 	n := len(tx.changes)
 	tx.changes[string(key)] = value
 	if len(tx.changes) > n {
-		tx.sorted = nil
+		tx.fresh = append(tx.fresh, string(key))
 	}
 	tx.bytes += len(key) + len(value)
 }
 
+// keys are the keys of changes in order. Who scans after each write, as a
+// collection does, sorts only what is new since.
 func (tx *Transaction) keys() []string {
-	if tx.sorted == nil {
-		tx.sorted = make([]string, 0, len(tx.changes))
-		for k := range tx.changes {
-			tx.sorted = append(tx.sorted, k)
-		}
-		slices.Sort(tx.sorted)
+	if len(tx.fresh) == 0 {
+		return tx.sorted
 	}
+	slices.Sort(tx.fresh)
+	all := make([]string, 0, len(tx.sorted)+len(tx.fresh))
+	a, b := tx.sorted, tx.fresh
+	for len(a) > 0 && len(b) > 0 {
+		if a[0] < b[0] {
+			all, a = append(all, a[0]), a[1:]
+		} else {
+			all, b = append(all, b[0]), b[1:]
+		}
+	}
+	tx.sorted, tx.fresh = append(append(all, a...), b...), tx.fresh[:0]
 	return tx.sorted
 }
 
