@@ -65,6 +65,7 @@ type bench struct {
 	only    *regexp.Regexp
 
 	pushBytes int64 // of one run of a push of large blobs, at most
+	long      bool  // rows that take minutes, too
 	began     time.Time
 	results   Results
 }
@@ -81,6 +82,7 @@ func main() {
 	keep := flag.Bool("keep", false, "keep the scratch folder")
 	without := flag.Bool("without-peers", false, "measure Twinhull alone")
 	pushBytes := flag.Int64("push-bytes", 1<<30, "push at most so many `bytes` to a registry in one run of a row; 10737418240 for 100 blobs of 100 MiB")
+	long := flag.Bool("long", false, "measure also what takes minutes: registry.collection")
 	files := flag.String("serve-files", "", "serve the files of `folder` and do nothing else: what registries are measured against")
 	filesAt := flag.String("serve-files-at", "", "`address` to serve them at")
 	flag.Parse()
@@ -94,7 +96,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	b := &bench{rounds: *rounds, slow: *slow, pushBytes: *pushBytes, began: time.Now()}
+	b := &bench{rounds: *rounds, slow: *slow, pushBytes: *pushBytes, long: *long, began: time.Now()}
 	err := b.prepare(*root, *tool, *scratch, *peers, *only)
 	if err == nil {
 		err = b.run(ctx, *without)

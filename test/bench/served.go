@@ -714,7 +714,7 @@ func (l *lab) referrers(ctx context.Context, stands []*stand) error {
 // waiting for the disk, which no client can, and needs a clock that jumps.
 func (l *lab) servedCollection(ctx context.Context) error {
 	id := "registry.collection"
-	if !l.wants(id) {
+	if !l.wants(id) || !l.long {
 		return nil
 	}
 	program := l.path("registry.test")
