@@ -60,7 +60,7 @@ func (c *Collected) add(x Removed) {
 const (
 	leastBatch = 16
 	mostBatch  = 400
-	batchTime  = 15 * time.Millisecond
+	batchTime  = 20 * time.Millisecond
 
 	mostDeleted = 2000     // contents at once
 	mostLogged  = 48 << 10 // bytes of names in one entry of the audit log
@@ -285,9 +285,8 @@ func (r *Registry) collect(ctx context.Context, items []item, now time.Time, out
 		}
 	}
 	var removed []Removed
+	began := time.Now()
 	err = r.store.Records.Update(ctx, func(tx store.Transaction) error {
-		began := time.Now()
-		defer func() { took = time.Since(began) }()
 		removed, gone = nil, nil
 		for _, it := range items {
 			if err := tx.Delete(it.key); err != nil {
@@ -337,6 +336,7 @@ func (r *Registry) collect(ctx context.Context, items []item, now time.Time, out
 		}
 		return nil
 	})
+	took = time.Since(began) // with the writing, which others wait for too
 	if err != nil {
 		return took, nil, err
 	}

@@ -83,10 +83,18 @@ func (tx *Transaction) change(key, value []byte) {
 	tx.bytes += len(key) + len(value)
 }
 
-// keys are the keys of changes in order. Who scans after each write, as a
-// collection does, sorts only what is new since.
+// keys are the keys of changes in order, until the next write. Who scans after
+// each write, as a collection does, pays only for what is new since.
 func (tx *Transaction) keys() []string {
 	if len(tx.fresh) == 0 {
+		return tx.sorted
+	}
+	if len(tx.fresh) < 16 {
+		for _, k := range tx.fresh {
+			i := sort.SearchStrings(tx.sorted, k)
+			tx.sorted = slices.Insert(tx.sorted, i, k)
+		}
+		tx.fresh = tx.fresh[:0]
 		return tx.sorted
 	}
 	slices.Sort(tx.fresh)
@@ -113,15 +121,14 @@ func First(prefix, after []byte) []byte {
 
 // Scan implements store.Reader: what lies below, merged with its own writes.
 func (tx *Transaction) Scan(prefix, after []byte) iter.Seq2[store.Record, error] {
-	own := tx.keys()
-	own = own[sort.SearchStrings(own, string(First(prefix, after))):]
-	end := sort.Search(len(own), func(i int) bool { return !strings.HasPrefix(own[i], string(prefix)) })
-	own = own[:end]
-	if len(own) == 0 {
-		return tx.below.Scan(prefix, after)
-	}
 	return func(yield func(store.Record, error) bool) {
-		own := own // each use begins again
+		own := tx.keys()
+		own = own[sort.SearchStrings(own, string(First(prefix, after))):]
+		own = own[:sort.Search(len(own), func(i int) bool { return !strings.HasPrefix(own[i], string(prefix)) })]
+		if len(own) == 0 {
+			tx.below.Scan(prefix, after)(yield)
+			return
+		}
 		next, stop := iter.Pull2(tx.below.Scan(prefix, after))
 		defer stop()
 		below, err, there := next()
