@@ -8,9 +8,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/mod/modfile"
 
 	"twinhull.dev/twinhull/internal/oci"
 	"twinhull.dev/twinhull/internal/project"
@@ -60,7 +63,21 @@ func TestRealGo(t *testing.T) {
 	// The same modules that this program is built with, so that go.sum is at
 	// hand without asking a checksum database.
 	app := filepath.Join(work, "app")
-	mod := "module example.com/app\n\ngo 1.26\n\nrequire (\n\tgithub.com/Masterminds/semver/v3 v3.4.0\n\tgithub.com/google/go-cmp v0.7.0\n\tgolang.org/x/sync v0.22.0\n)\n"
+	ours, err := os.ReadFile("../../../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := modfile.ParseLax("go.mod", ours, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var used []string
+	for _, r := range parsed.Require {
+		if slices.Contains([]string{"github.com/Masterminds/semver/v3", "github.com/google/go-cmp", "golang.org/x/sync"}, r.Mod.Path) {
+			used = append(used, r.Mod.Path+" "+r.Mod.Version)
+		}
+	}
+	mod := "module example.com/app\n\ngo " + parsed.Go.Version + "\n\nrequire (\n\t" + strings.Join(used, "\n\t") + "\n)\n"
 	write(t, filepath.Join(app, "go.mod"), mod)
 	write(t, filepath.Join(app, "main.go"), `package main
 
@@ -84,7 +101,7 @@ func main() {
 	}
 	var sum bytes.Buffer
 	for line := range strings.Lines(string(own)) {
-		for _, m := range []string{"github.com/Masterminds/semver/v3 v3.4.0", "github.com/google/go-cmp v0.7.0", "golang.org/x/sync v0.22.0"} {
+		for _, m := range used {
 			if strings.HasPrefix(line, m+" ") || strings.HasPrefix(line, m+"/go.mod ") {
 				sum.WriteString(line)
 			}
