@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"twinhull.dev/twinhull/internal/audit"
@@ -59,10 +60,11 @@ func (c *Collected) add(x Removed) {
 // for it.
 const (
 	leastBatch = 16
-	mostBatch  = 400
-	batchTime  = 20 * time.Millisecond
+	mostBatch  = 200
+	batchTime  = 12 * time.Millisecond
 
-	mostDeleted = 2000     // contents at once
+	mostGone    = 10_000   // contents whose deletion is handed over at once
+	mostDeleted = 2000     // and of these, in one step
 	mostLogged  = 48 << 10 // bytes of names in one entry of the audit log
 )
 
@@ -84,7 +86,8 @@ func (r *Registry) Collect(ctx context.Context, dryRun bool) (Collected, error) 
 		return out, err
 	}
 	after := []byte(nil)
-	var gone []oci.Digest // contents that nobody has any more
+	w := r.wiper(ctx)
+	defer w.end() // also when something else fails: it deletes only what is marked
 	for batch := leastBatch; ; {
 		if err := ctx.Err(); err != nil {
 			return out, err
@@ -119,12 +122,8 @@ func (r *Registry) Collect(ctx context.Context, dryRun bool) (Collected, error) 
 		if err != nil {
 			return out, err
 		}
-		// Many at once share the waiting for the disk.
-		if gone = append(gone, freed...); len(gone) >= mostDeleted {
-			if err := r.wipe(ctx, gone, &out); err != nil {
-				return out, err
-			}
-			gone = nil
+		if err := w.add(freed); err != nil {
+			return out, err
 		}
 		switch {
 		case took > 2*batchTime:
@@ -133,7 +132,9 @@ func (r *Registry) Collect(ctx context.Context, dryRun bool) (Collected, error) 
 			batch = min(batch*2, mostBatch)
 		}
 	}
-	if err := r.wipe(ctx, gone, &out); err != nil {
+	contents, err := w.end()
+	out.Contents += contents
+	if err != nil {
 		return out, err
 	}
 	if err := r.abandonedUploads(ctx, now, dryRun, &out); err != nil {
@@ -252,11 +253,14 @@ func (r *Registry) collect(ctx context.Context, items []item, now time.Time, out
 		going = nil
 		size := 0
 		for i, it := range items {
+			if it.kind == dueBlob {
+				continue // the log is told of manifests and tags
+			}
 			x, _, err := r.garbage(tx, it, now)
 			if err != nil {
 				return err
 			}
-			if x == nil || x.Kind == "blob" {
+			if x == nil {
 				continue
 			}
 			// An entry of the log has its limit; what does not fit is for the next batch.
@@ -351,13 +355,74 @@ func (r *Registry) collect(ctx context.Context, items []item, now time.Time, out
 	return took, gone, nil
 }
 
-// wipe deletes contents' bytes.
-func (r *Registry) wipe(ctx context.Context, gone []oci.Digest, out *Collected) error {
-	if err := r.deleteContent(ctx, gone...); err != nil && !errors.Is(err, errDeleting) {
+// wiper deletes the bytes of contents that nobody has any more: beside the work on
+// the records once there are many, because both mostly wait for the disk.
+type wiper struct {
+	r    *Registry
+	ctx  context.Context
+	gone []oci.Digest
+	work chan []oci.Digest // nil: nothing was handed over
+	done chan struct{}
+
+	// When done, or before there is work: how many were deleted, and what failed.
+	n      int
+	err    error
+	failed atomic.Bool
+}
+
+func (r *Registry) wiper(ctx context.Context) *wiper { return &wiper{r: r, ctx: ctx} }
+
+// add has contents deleted, sooner or later.
+func (w *wiper) add(ds []oci.Digest) error {
+	if w.gone = append(w.gone, ds...); len(w.gone) < mostGone {
+		return nil
+	}
+	if w.failed.Load() {
+		_, err := w.end()
 		return err
 	}
-	out.Contents += len(gone)
+	if w.work == nil {
+		w.work, w.done = make(chan []oci.Digest), make(chan struct{})
+		go func() {
+			defer close(w.done)
+			for ds := range w.work {
+				w.wipe(ds)
+			}
+		}()
+	}
+	w.work <- w.gone // waits for the deletion of those before, so that few are marked
+	w.gone = nil
 	return nil
+}
+
+// end deletes what is left and tells how many were deleted. A second call does
+// nothing.
+func (w *wiper) end() (int, error) {
+	if w.work != nil {
+		close(w.work)
+		<-w.done
+		w.work = nil
+	}
+	w.wipe(w.gone)
+	w.gone = nil
+	return w.n, w.err
+}
+
+// wipe deletes contents with similar digests together: they lie in few folders, and
+// share the synchronising of these.
+func (w *wiper) wipe(ds []oci.Digest) {
+	slices.Sort(ds)
+	for ds := range slices.Chunk(ds, mostDeleted) {
+		if w.err != nil {
+			return // their marks stay
+		}
+		if err := w.r.deleteContent(w.ctx, ds...); err != nil && !errors.Is(err, errDeleting) {
+			w.err = err
+			w.failed.Store(true)
+			return
+		}
+		w.n += len(ds)
+	}
 }
 
 // deleteMarked deletes contents whose mark an earlier run left.

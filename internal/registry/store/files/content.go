@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 
 	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"twinhull.dev/twinhull/internal/durable"
@@ -180,31 +181,61 @@ func notRegular(d oci.Digest) error {
 	return fmt.Errorf("content %s: %w: what has its name is no regular file: remove that", d, store.ErrDamaged)
 }
 
+// deleters are how many folders are deleted from at once. A file system that tells
+// the disk of every block that it frees waits with each file; more would leave pushes
+// little of the disk.
+const deleters = 2
+
 func (c *content) Delete(ctx context.Context, ds ...oci.Digest) error {
-	changed := map[string]bool{}
-	var errs []error
+	byFolder := map[string][]string{}
 	for _, d := range ds {
+		if store.CheckDigest(d) == nil { // of others there is nothing
+			path := c.path(d)
+			byFolder[filepath.Dir(path)] = append(byFolder[filepath.Dir(path)], path)
+		}
+	}
+	var (
+		mu   sync.Mutex
+		errs []error
+		work errgroup.Group
+	)
+	work.SetLimit(deleters)
+	for dir, paths := range byFolder {
+		work.Go(func() error {
+			if err := c.deleteIn(ctx, dir, paths); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			}
+			return nil
+		})
+	}
+	_ = work.Wait() // the errors are in errs, all of them
+	return errors.Join(errs...)
+}
+
+// deleteIn deletes files of one folder.
+func (c *content) deleteIn(ctx context.Context, dir string, paths []string) error {
+	var errs []error
+	changed := false
+	for _, path := range paths {
 		if err := ctx.Err(); err != nil {
 			errs = append(errs, err)
 			break
 		}
-		if store.CheckDigest(d) != nil {
-			continue // of these there is nothing
-		}
-		path := c.path(d)
 		switch err := os.Remove(path); {
 		case err == nil:
-			changed[filepath.Dir(path)] = true
+			changed = true
 		case errors.Is(err, fs.ErrNotExist):
 			// Perhaps since a moment ago: durable for this caller, too.
-			if _, err := os.Lstat(filepath.Dir(path)); err == nil {
-				changed[filepath.Dir(path)] = true
+			if _, err := os.Lstat(dir); err == nil {
+				changed = true
 			}
 		default:
-			errs = append(errs, fmt.Errorf("delete content %s: %w", d, explain(err)))
+			errs = append(errs, fmt.Errorf("delete content %s: %w", filepath.Base(path), explain(err)))
 		}
 	}
-	for dir := range changed {
+	if changed {
 		if err := c.folders.syncDir(dir); err != nil {
 			errs = append(errs, explain(err))
 		}

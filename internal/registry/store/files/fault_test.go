@@ -824,7 +824,8 @@ func TestSecondServer(t *testing.T) {
 }
 
 // TestDamaged breaks the file of records in many ways: it is told, and nothing
-// crashes, and no wrong value is given out.
+// crashes, and no wrong value is given out. One that was not closed is read in other
+// ways, because its free pages have to be found.
 func TestDamaged(t *testing.T) {
 	template := t.TempDir()
 	f := openFiles(t, template)
@@ -840,13 +841,26 @@ func TestDamaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	read := func(listed bool) []byte {
+		b, err := os.ReadFile(filepath.Join(template, "records.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m, ok := readMeta(bytes.NewReader(b)); !ok || (m.freelist != noFreelist) != listed {
+			t.Errorf("%+v, %t; want the free pages listed: %t", m, ok, listed)
+		}
+		return b
+	}
+	unclosed := read(false)
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	good, err := os.ReadFile(filepath.Join(template, "records.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	closed := read(true)
+	t.Run("not closed", func(t *testing.T) { testDamaged(t, unclosed, n) })
+	t.Run("closed", func(t *testing.T) { testDamaged(t, closed, n) })
+}
+
+func testDamaged(t *testing.T, good []byte, n int) {
 	used := bytes.LastIndex(good, []byte("value of")) + 4096
 	r := rand.New(rand.NewPCG(5, 6))
 	breaks := map[string]func(b []byte) []byte{

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 
 	"twinhull.dev/twinhull/internal/registry/store"
 	"twinhull.dev/twinhull/internal/registry/store/overlay"
@@ -55,6 +57,7 @@ type records struct {
 	waiting atomic.Int32 // for turn
 	turn    sync.Mutex   // guards all that follows
 	batch   *batch       // nil: none has begun
+	changed bool         // something was written since the file was opened
 	broken  error        // why nothing can be written any more
 	stuck   bool         // bbolt's writer is lost; closing would wait for it
 }
@@ -81,6 +84,9 @@ func openRecords(path string, readOnly bool) (r *records, err error) {
 		}
 		r = nil
 	}()
+	if err := verifyFile(path); err != nil {
+		return r, err
+	}
 	err = guard(path, func() (err error) {
 		r.db, err = bolt.Open(path, 0o640, &bolt.Options{
 			ReadOnly:        readOnly,
@@ -88,6 +94,10 @@ func openRecords(path string, readOnly bool) (r *records, err error) {
 			FreelistType:    bolt.FreelistMapType,
 			InitialMmapSize: mapSize,
 			NoStatistics:    true,
+			// After a large collection the list of free pages is long, and every commit
+			// would write all of it. close writes it, once; where there is none, bbolt
+			// finds the free pages by walking the others.
+			NoFreelistSync: true,
 		})
 		return err
 	})
@@ -122,6 +132,38 @@ func openRecords(path string, readOnly bool) (r *records, err error) {
 	})
 }
 
+// verifyFile verifies what bbolt walks when it opens the file: the list of free
+// pages, or all other pages when there is none, because its server did not come to
+// its end.
+func verifyFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return explain(err)
+	}
+	defer f.Close()
+	if m, ok := readMeta(f); ok && m.freelist == noFreelist {
+		err = verifyPages(f)
+	} else {
+		err = verifyFreelist(f)
+	}
+	if err != nil {
+		return damaged(path, err)
+	}
+	return nil
+}
+
+// listFreePages writes which pages are free, so that whoever opens the file next
+// need not find out. Nothing is lost without it, so nobody is told of a failure.
+func (r *records) listFreePages() {
+	_ = guard(r.path, func() error {
+		r.db.NoFreelistSync = false
+		return r.db.Update(func(*bolt.Tx) error { return nil })
+	})
+}
+
 var errEmpty = errors.New("it holds nothing")
 
 func (r *records) checkFormat(tx *bolt.Tx) error {
@@ -145,6 +187,9 @@ func (r *records) close() error {
 	}
 	if r.stuck {
 		return nil // the process's end frees the file
+	}
+	if r.changed {
+		r.listFreePages()
 	}
 	return guard(r.path, r.db.Close)
 }
@@ -277,6 +322,7 @@ func (r *records) commit(b *batch) error {
 		return err
 	})
 	if err == nil {
+		r.changed = true
 		return nil
 	}
 	err = explain(fmt.Errorf("%s: %w", r.path, err))
@@ -466,8 +512,16 @@ func (r *records) check(ctx context.Context) error {
 	}
 	err := guard(r.path, func() error {
 		return r.db.View(func(tx *bolt.Tx) error {
-			// bbolt checks in a goroutine of its own, whose panics would end the
-			// process; walking all records first meets what would panic, here.
+			// Pages that were in use when this transaction began are not written to
+			// while it lasts, nor are those of later ones.
+			f, err := os.Open(r.path)
+			if err != nil {
+				return explain(err)
+			}
+			defer f.Close()
+			if err := verifyPages(f); err != nil {
+				return fmt.Errorf("%w: %w", store.ErrDamaged, err) // nothing of bbolt's can walk it
+			}
 			c := tx.Bucket(recordsBucket).Cursor()
 			for k, v := c.First(); k != nil; k, v = c.Next() {
 				if err := ctx.Err(); err != nil {
