@@ -83,6 +83,7 @@ type pageWalk struct {
 	f    io.ReaderAt
 	meta fileMeta
 	seen []uint64 // a bit for each page
+	bufs [][]byte // a page for each height: only the way down to one is needed at once
 }
 
 // verifyPages reads all pages that are in use: each is what it says, lies within the
@@ -96,7 +97,7 @@ func verifyPages(f io.ReaderAt) error {
 	if m.pages > mostPages || m.root >= m.pages {
 		return fmt.Errorf("its root is page %d of %d", m.root, m.pages)
 	}
-	w := &pageWalk{f, m, nil}
+	w := &pageWalk{f: f, meta: m}
 	// The file may be cut off: no memory for what it has not.
 	if _, err := f.ReadAt(make([]byte, 1), int64(m.pages-1)*m.pageSize); err != nil && m.pages > 1<<20 {
 		return fmt.Errorf("it ends before page %d: %w", m.pages-1, err)
@@ -157,7 +158,8 @@ func (w *pageWalk) mark(id uint64) error {
 }
 
 // page reads a page, whose keys are to be from least (nil: any) to below limit (nil:
-// any), and all below it. It returns the page's last key.
+// any), and all below it. It returns the last key, until the next page of its height
+// is read.
 func (w *pageWalk) page(id uint64, least, limit []byte, height int) ([]byte, error) {
 	if height > maxHeight {
 		return nil, fmt.Errorf("page %d lies deeper than pages can", id)
@@ -165,20 +167,23 @@ func (w *pageWalk) page(id uint64, least, limit []byte, height int) ([]byte, err
 	if err := w.mark(id); err != nil {
 		return nil, err
 	}
-	b := make([]byte, w.meta.pageSize)
+	for len(w.bufs) <= height {
+		w.bufs = append(w.bufs, make([]byte, w.meta.pageSize))
+	}
+	b := w.bufs[height][:w.meta.pageSize]
 	if _, err := w.f.ReadAt(b, int64(id)*w.meta.pageSize); err != nil {
 		return nil, fmt.Errorf("page %d: %w", id, err)
 	}
-	more := uint64(order.Uint32(b[12:]))
 	if order.Uint64(b) != id {
 		return nil, fmt.Errorf("page %d says that it is page %d", id, order.Uint64(b))
 	}
-	if more > 0 {
+	if more := uint64(order.Uint32(b[12:])); more > 0 {
 		for i := range more {
 			if err := w.mark(id + 1 + i); err != nil {
 				return nil, fmt.Errorf("page %d goes on for %d pages: %w", id, more, err)
 			}
 		}
+		// Not more memory than the file has bytes for.
 		rest, err := io.ReadAll(io.NewSectionReader(w.f, int64(id+1)*w.meta.pageSize, int64(more)*w.meta.pageSize))
 		if err == nil && int64(len(rest)) < int64(more)*w.meta.pageSize {
 			err = io.ErrUnexpectedEOF
@@ -187,6 +192,7 @@ func (w *pageWalk) page(id uint64, least, limit []byte, height int) ([]byte, err
 			return nil, fmt.Errorf("page %d: %w", id, err)
 		}
 		b = append(b, rest...)
+		w.bufs[height] = b
 	}
 	last, err := w.elements(b, least, limit, height)
 	if err != nil {
