@@ -30,7 +30,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "mirror": mirrorCommand, "soon": soon, "auditlog": auditLog, "alter": alter},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "mirror": mirrorCommand, "soon": soon, "eventually": eventually, "auditlog": auditLog, "alter": alter},
 		Setup: func(env *testscript.Env) error {
 			home := filepath.Join(env.WorkDir, ".home")
 			env.Setenv("HOME", home)
@@ -74,6 +74,20 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// eventually COMMAND... repeats a command until it succeeds, for half a minute at most.
+func eventually(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: eventually COMMAND...")
+	}
+	var err error
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if err = ts.Exec(args[0], args[1:]...); err == nil {
+			return
+		}
+	}
+	ts.Fatalf("%v", err)
+}
 
 // soon replaces @SOON@ in files by a date that is thirty days ahead.
 func soon(ts *testscript.TestScript, neg bool, args []string) {

@@ -126,6 +126,11 @@ func Open(ctx context.Context, c Config, opt Options) (_ *Server, err error) {
 	if err := s.openAccess(c); err != nil {
 		return nil, err
 	}
+	if !c.Audit.Elsewhere { // read again, and kept, when the log can be told of them
+		if _, _, err := readRules(c.Release); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.openCore(ctx); err != nil {
 		return nil, err
 	}
