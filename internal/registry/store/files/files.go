@@ -40,7 +40,8 @@
 //
 // Each record carries a CRC-32C of its key and value, each content is checked by
 // whoever reads it against its digest. bbolt's own pages have no checksums; Check
-// walks them. Reading what the disk cannot give is ErrDamaged and not a crash.
+// walks them, and so does Open when the last server did not come to its end. Reading
+// what the disk cannot give is ErrDamaged and not a crash.
 package files
 
 import (

@@ -182,13 +182,14 @@ func (r *records) checkFormat(tx *bolt.Tx) error {
 func (r *records) close() error {
 	r.turn.Lock() // the last in line commits before it gives this back
 	defer r.turn.Unlock()
-	if r.broken == nil {
+	sound := r.broken == nil
+	if sound {
 		r.broken = fmt.Errorf("%s: %w", r.path, store.ErrClosed)
 	}
 	if r.stuck {
 		return nil // the process's end frees the file
 	}
-	if r.changed {
+	if sound && r.changed { // after a failed synchronisation nothing more is written
 		r.listFreePages()
 	}
 	return guard(r.path, r.db.Close)
